@@ -1,0 +1,24 @@
+# The whole developer's manual. Each target does its own set-up, once.
+PY := .venv/bin/python
+
+.PHONY: demo serve test test-comfyui lint
+
+demo: .venv/ready  ## one text-to-video and one image-to-video job through everything; leaves two MP4s in demo/
+	@exec $(PY) -m local.demo
+
+serve: .venv/ready  ## the service on http://127.0.0.1:8000 until Ctrl-C; data in .local/serve
+	@exec $(PY) -m local.serve
+
+test: .venv/ready  ## all tests, on a Postgres, an S3 and a simulator of their own
+	@exec $(PY) -m pytest $(ARGS)
+
+test-comfyui: .venv/ready  ## the driver's tests against a real ComfyUI: COMFYUI_URL=http://... make test-comfyui
+	@exec $(PY) -m pytest tests/test_driver.py $(ARGS)
+
+lint: .venv/ready  ## format, style, types
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+.venv/ready: requirements.txt requirements-dev.txt local/requirements-s3.txt local/setup.sh
+	@sh local/setup.sh

@@ -1,0 +1,229 @@
+"""The simulator's test card, and the MP4 that ComfyUI's SaveVideo would write of it.
+
+The picture says SIMULATED in every frame, so that nobody takes it for the output of a model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps
+
+BARS = ("#bfbfbf", "#bfbf00", "#00bfbf", "#00bf00", "#bf00bf", "#bf0000", "#0000bf")
+DARK = "#101418"
+ImageFile.LOAD_TRUNCATED_IMAGES = True  # ComfyUI too takes a truncated start image for a whole one
+LONGEST_TEXT = 1000  # characters looked at; more than this fits on no card
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What stands in for the latents, images and videos that pass between the nodes."""
+
+    width: int
+    height: int
+    frames: int
+    text: str = ""
+    seed: int = 0
+    start: Image.Image | None = None
+
+
+def empty_scene(inputs: dict[str, Any]) -> Scene:
+    """Sizes and lengths are not refused but rounded down: to multiples of 8, and to 4n + 1 frames."""
+    width, height = (inputs[side] // 8 * 8 for side in ("width", "height"))
+    return Scene(width, height, (inputs["length"] - 1) // 4 * 4 + 1)
+
+
+def load(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def output_path(folder: Path, prefix: str, scene: Scene) -> Path:
+    """The prefix with the next number: one more than the highest of that name in its folder."""
+    for name, code in {
+        "year": "Y",
+        "month": "m",
+        "day": "d",
+        "hour": "H",
+        "minute": "M",
+        "second": "S",
+    }.items():
+        prefix = prefix.replace(f"%{name}%", time.strftime(f"%{code}"))
+    prefix = prefix.replace("%width%", str(scene.width)).replace("%height%", str(scene.height))
+    path = Path(os.path.abspath(folder / os.path.dirname(os.path.normpath(prefix))))
+    name = os.path.basename(os.path.normpath(prefix))
+    if not path.is_relative_to(folder):
+        raise ValueError(f"Saving outside the output folder is not allowed: {prefix}")
+    path.mkdir(parents=True, exist_ok=True)
+    pattern = re.compile(re.escape(name) + r"_(\d+)")
+    matches = (pattern.match(entry.name) for entry in path.iterdir())
+    number = max((int(match[1]) for match in matches if match), default=0) + 1
+    return path / f"{name}_{number:05}_.mp4"
+
+
+def write_video(path: Path, scene: Scene, fps: float, tags: dict[str, Any]) -> None:
+    """Encodes as SaveVideo does (H.264 High, CRF 23, no faststart, tags in the file), but faster."""
+    # Without use_metadata_tags the MP4 muxer drops every tag that it does not know.
+    with av.open(str(path), "w", format="mp4", options={"movflags": "use_metadata_tags"}) as container:
+        for name, value in tags.items():
+            container.metadata[name] = json.dumps(value)
+        options = {"preset": "superfast", "crf": "23"}
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
+        stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
+        stream.codec_context.thread_count = 2
+        card = ImageCard(scene) if scene.start else BarsCard(scene, fps)
+        for index in range(scene.frames):
+            frame = av.VideoFrame.from_image(card.frame(index))  # type: ignore[no-untyped-call]
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+class BarsCard:
+    """Colour bars with a ball in front, the prompt's text below and a ruler that fills up."""
+
+    def __init__(self, scene: Scene, fps: float) -> None:
+        self.scene, self.fps = scene, fps
+        width, height = scene.width, scene.height
+        self.bars_height = round(height * 0.55)
+        self.ruler_height = max(4, height // 28)
+        self.small = font(min(height // 22, width // 38))
+        self.stamp = simulated_stamp(width, self.bars_height)
+        self.background = Image.new("RGB", (width, height), DARK)
+        draw = ImageDraw.Draw(self.background)
+        for index, colour in enumerate(BARS):
+            left, right = (width * i // len(BARS) for i in (index, index + 1))
+            draw.rectangle((left, 0, right - 1, self.bars_height - 1), fill=colour)
+        self._draw_words(draw)
+
+    def _draw_words(self, draw: ImageDraw.ImageDraw) -> None:
+        scene, margin = self.scene, self.scene.width // 26
+        line_height = round(self.small.size * 1.35)
+        top = self.bars_height + line_height // 2
+        facts = (
+            f"test card, no model ran   {scene.width}x{scene.height}   {self.fps:g} fps   seed {scene.seed}"
+        )
+        draw.text((margin, top), facts, font=self.small, fill="#8fa3b5")
+        room = scene.height - self.ruler_height - top - 2 * line_height
+        lines = wrapped(scene.text, self.small, scene.width - 2 * margin, room // line_height)
+        draw.text(
+            (margin, top + line_height),
+            "\n".join(lines),
+            font=self.small,
+            fill="white",
+            spacing=line_height // 5,
+        )
+
+    def frame(self, index: int) -> Image.Image:
+        image = self.background.copy()
+        draw = ImageDraw.Draw(image)
+        self._draw_ball(draw, index)
+        image.paste(self.stamp, (0, (self.bars_height - self.stamp.height) // 2), self.stamp)
+        self._draw_ruler(draw, index)
+        return image
+
+    def _draw_ball(self, draw: ImageDraw.ImageDraw, index: int) -> None:
+        """A ball that crosses the bars once and back in 81 frames, bouncing; the seed is where it begins."""
+        width, height = self.scene.width, self.bars_height
+        radius = height // 9
+        way = (index / 81 + self.scene.seed % 97 / 97) % 1
+        x = radius + (width - 2 * radius) * abs(2 * way - 1)
+        y = height - radius - (height - 2 * radius) * abs(math.sin(6 * math.pi * way))
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill="white", outline="black", width=3)
+
+    def _draw_ruler(self, draw: ImageDraw.ImageDraw, index: int) -> None:
+        width, height, frames = self.scene.width, self.scene.height, self.scene.frames
+        done = width * (index + 1) // frames
+        draw.rectangle((0, height - self.ruler_height, done, height), fill="#e8b23a")
+        counter = frame_counter(index, frames)
+        place = (width - width // 26, height - self.ruler_height - 2)
+        box = draw.textbbox(place, counter, font=self.small, anchor="rd")
+        draw.rectangle((box[0] - 6, box[1] - 4, box[2] + 6, box[3] + 2), fill=DARK)
+        draw.text(place, counter, font=self.small, fill="#e8b23a", anchor="rd")
+
+
+class ImageCard:
+    """The start image (covering the frame, cut in the centre), over which the frame pans slowly."""
+
+    def __init__(self, scene: Scene) -> None:
+        assert scene.start is not None
+        self.scene = scene
+        self.small = font(min(scene.height // 18, scene.width // 30))
+        self.stamp = simulated_stamp(scene.width, scene.height)
+        # An eighth larger than the frame: a pan is cut out of it, which is much quicker than a zoom.
+        self.image = covering(scene.start, scene.width * 9 // 8, scene.height * 9 // 8)
+
+    def frame(self, index: int) -> Image.Image:
+        width, height, frames = self.scene.width, self.scene.height, self.scene.frames
+        done = index / max(1, frames - 1)
+        left = round((self.image.width - width) * done)
+        top = round((self.image.height - height) * (1 - math.cos(2 * math.pi * done)) / 2)
+        image = self.image.crop((left, top, left + width, top + height))
+        image.paste(self.stamp, (0, (height - self.stamp.height) // 2), self.stamp)
+        place = (width - width // 26, height - height // 26)
+        words = frame_counter(index, frames)
+        draw = ImageDraw.Draw(image)
+        draw.text(
+            place, words, font=self.small, fill="white", anchor="rd", stroke_width=2, stroke_fill="black"
+        )
+        return image
+
+
+def covering(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Scaled to cover the frame and cropped in the centre, as WanImageToVideo does."""
+    part = min(image.width / width, image.height / height)
+    left, top = (image.width - width * part) / 2, (image.height - height * part) / 2
+    box = (left, top, image.width - left, image.height - top)
+    return image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS, box=box)
+
+
+def simulated_stamp(width: int, height: int) -> Image.Image:
+    """The word SIMULATED in white on a dark translucent band across the frame."""
+    wanted = 0.72 * width
+    size = 10 * wanted / font(10).getlength("SIMULATED")
+    face = font(int(min(size, 0.45 * height)))
+    band = Image.new("RGBA", (width, round(face.size * 1.3)), (0, 0, 0, 165))
+    centre = (width // 2, band.height // 2)
+    bold = round(face.size / 40)
+    ImageDraw.Draw(band).text(centre, "SIMULATED", font=face, fill="white", anchor="mm", stroke_width=bold)
+    return band
+
+
+def font(size: int) -> ImageFont.FreeTypeFont:
+    face = ImageFont.load_default(max(6, size))
+    assert isinstance(face, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    return face
+
+
+def frame_counter(index: int, frames: int) -> str:
+    return f"frame {index + 1:03} / {frames:03}"
+
+
+def wrapped(text: str, face: ImageFont.FreeTypeFont, width: int, most_lines: int) -> list[str]:
+    """The text in lines of at most `width` pixels; what does not fit is cut, with dots at the end."""
+    lines = [""]
+    words = text[:LONGEST_TEXT].replace("\\(", "(").replace("\\)", ")").split()
+    for word in words:
+        longer = f"{lines[-1]} {word}".strip()
+        if face.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for character in word:  # a word alone is broken only if it is wider than the line
+            if face.getlength(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    if len(lines) > most_lines:
+        lines = lines[: max(0, most_lines)]
+        if lines:
+            lines[-1] = lines[-1][:-3].rstrip() + "..."
+    return lines

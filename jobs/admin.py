@@ -1,0 +1,103 @@
+"""The operators' view: read-only, but for the action that requeues."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.timesince import timesince
+from django.utils.timezone import now
+
+from jobs import storage
+from jobs.models import Engine, Job
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):
+    """Rows are changed by the service alone; its code knows which changes are safe."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Job)
+class JobAdmin(ReadOnlyAdmin):
+    list_display = ("id", "status", "kind", "short_prompt", "created_at", "waited", "ran", "percent", "attempt")
+    list_filter = ("status", "kind", "preset", "engine", "created_at")
+    search_fields = ("=id", "prompt")
+    ordering = ("-created_at", "-id")
+    list_per_page = 50
+    show_full_result_count = False
+    actions = ("requeue",)
+    fieldsets = (
+        (None, {"fields": ("id", "status", "error", "percent", "prompt", "kind", "reference_image", "video")}),
+        ("Times", {"fields": ("created_at", "started_at", "rendered_at", "finished_at", "waited", "ran")}),
+        ("Render", {"fields": ("engine", "preset", "seed", "attempt", "render", "output")}),
+        ("Claim", {"fields": ("worker", "fence", "lease_until", "not_before")}),
+        ("Troubles", {"fields": ("lost", "out_of_memory", "lapses", "publish_tries")}),
+        ("Video file", {"fields": ("video_size", "video_frames", "video_sha256")}),
+    )
+
+    @admin.display(description="prompt")
+    def short_prompt(self, job: Job) -> str:
+        return job.prompt if len(job.prompt) <= 60 else job.prompt[:59] + "…"
+
+    @admin.display(description="progress", ordering="progress")
+    def percent(self, job: Job) -> str:
+        return format_html('<progress max="100" value="{}"></progress> {}%', job.progress, job.progress)
+
+    @admin.display(description="waiting")
+    def waited(self, job: Job) -> str:
+        return timesince(job.created_at, job.started_at or job.finished_at or now())
+
+    @admin.display(description="running")
+    def ran(self, job: Job) -> str:
+        if job.started_at is None or job.status == Job.Status.QUEUED:
+            return "-"
+        return timesince(job.started_at, job.finished_at or now())
+
+    @admin.display(description="reference image")
+    def reference_image(self, job: Job) -> str:
+        if job.kind != Job.Kind.IMAGE_TO_VIDEO:
+            return "-"
+        return format_html('<img src="{}" width="416" alt="reference image">', storage.presign(job.input_key))
+
+    @admin.display(description="video")
+    def video(self, job: Job) -> str:
+        if job.status != Job.Status.COMPLETED:
+            return "-"
+        return format_html('<video src="{}" width="832" controls loop muted></video>', storage.presign(job.video_key))
+
+    @admin.action(description="Requeue the selected failed jobs", permissions=["requeue"])
+    def requeue(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+        count, selected = jobs.requeue(), jobs.count()  # type: ignore[attr-defined]
+        if count:
+            self.message_user(request, f"{count} jobs requeued.", messages.SUCCESS)
+        if selected > count:
+            self.message_user(request, f"{selected - count} jobs are not failed and stay as they are.", messages.WARNING)
+
+    def has_requeue_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("jobs.change_job")  # type: ignore[union-attr]
+
+
+@admin.register(Engine)
+class EngineAdmin(ReadOnlyAdmin):
+    list_display = ("name", "state", "version", "seen_at", "worker", "missing")
+
+    @admin.display(description="state")
+    def state(self, engine: Engine) -> str:
+        if engine.lease_until is None or engine.lease_until < now():
+            return "no worker"
+        if not engine.ready:
+            return "ComfyUI does not answer"
+        return "model files missing" if engine.lacks else "ready"
+
+    @admin.display(description="missing model files")
+    def missing(self, engine: Engine) -> str:
+        return ", ".join(engine.lacks) or "-"

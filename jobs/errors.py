@@ -1,0 +1,74 @@
+"""Every error answer is JSON: ``{"detail": "<one sentence>"}``, and ``errors`` by field for a refused body."""
+
+import logging
+from typing import Any
+
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from rest_framework import exceptions, status
+from rest_framework.response import Response
+from rest_framework.views import exception_handler, set_rollback
+
+from jobs.storage import StorageError
+
+logger = logging.getLogger(__name__)
+
+
+class PayloadTooLarge(exceptions.APIException):
+    status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
+    default_detail = "The request body is too large."
+
+
+class Unavailable(exceptions.APIException):
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+
+
+def handle(error: Exception, context: dict[str, Any]) -> Response | None:
+    if isinstance(error, OperationalError | InterfaceError):
+        logger.error("the database: %s", error)
+        error = Unavailable("The database is not available; please try again later.")
+    elif isinstance(error, StorageError):
+        logger.error("S3: %s", error)
+        error = Unavailable("The video storage is not available; please try again later.")
+    elif isinstance(error, exceptions.ValidationError):
+        set_rollback()
+        return _invalid(error.detail)
+    return exception_handler(error, context)
+
+
+def _invalid(detail: Any) -> Response:
+    """The first field's first message as the sentence, all of them by field."""
+    if not isinstance(detail, dict):
+        return Response({"detail": _text(detail)}, status.HTTP_400_BAD_REQUEST)
+    errors = {field: [str(text) for text in texts] for field, texts in detail.items()}
+    field, texts = next(iter(errors.items()))
+    if field == "non_field_errors":
+        return Response({"detail": texts[0]}, status.HTTP_400_BAD_REQUEST)
+    return Response({"detail": f"{field}: {texts[0]}", "errors": errors}, status.HTTP_400_BAD_REQUEST)
+
+
+def _text(detail: Any) -> str:
+    return " ".join(str(text) for text in detail) if isinstance(detail, list) else str(detail)
+
+
+# Django's own handlers, for what never reaches a view of the API
+
+
+def _answer(code: int, detail: str) -> HttpResponse:
+    return JsonResponse({"detail": detail}, status=code)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _answer(400, "The request is malformed, or its Host header is not in ALLOWED_HOSTS.")
+
+
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _answer(403, "Forbidden.")
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _answer(404, "There is nothing at this address.")
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    return _answer(500, "Something went wrong on our side; it has been logged.")

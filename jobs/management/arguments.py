@@ -1,0 +1,25 @@
+"""Arguments that several commands take."""
+
+import argparse
+import re
+from collections.abc import Callable
+from datetime import timedelta
+
+UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def age(text: str) -> timedelta:
+    """``90m``, ``24h``, ``7d``."""
+    match = re.fullmatch(r"([0-9]{1,5})([mhd])", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age like 90m, 24h or 7d")
+    return timedelta(**{UNITS[match[2]]: int(match[1])})
+
+
+def status(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise argparse.ArgumentTypeError(f"the status must be {' or '.join(allowed)}, not {text!r}")
+        return text
+
+    return parse

@@ -1,0 +1,32 @@
+"""``manage.py purge_jobs``: removes old finished jobs for good."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from jobs.management.arguments import age, status
+from jobs.models import FINAL, Job, ago
+from jobs.storage import StorageError
+
+
+class Command(BaseCommand):
+    help = "Removes finished jobs with their videos and images."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--older-than", type=age, required=True, metavar="AGE", help="finished longer ago than this, e.g. 30d")
+        parser.add_argument("--status", type=status(*FINAL), help=f"only these: {' or '.join(FINAL)}")
+        parser.add_argument("--dry-run", action="store_true", help="only say how many there are")
+
+    def handle(self, *, older_than: timedelta, status: str | None, dry_run: bool, **options: Any) -> None:
+        jobs = Job.objects.filter(status__in=[status] if status else FINAL, finished_at__lt=ago(older_than))
+        if dry_run:
+            self.stdout.write(f"{jobs.count()} jobs would be removed.")
+            return
+        removed = 0
+        try:
+            for job in jobs.iterator(chunk_size=200):
+                removed += job.purge()
+        except StorageError as error:
+            raise CommandError(f"S3 failed after {removed} jobs were removed; run it again. ({error})") from error
+        self.stdout.write(f"{removed} jobs removed.")

@@ -1,0 +1,167 @@
+"""``manage.py worker render|publish``: a django-q2 cluster, and the tick that keeps it honest.
+
+django-q2 runs the tasks. What it does not do by itself is added here:
+
+* a tick every two seconds holds the engine, returns jobs whose lease ran out, and wakes the cluster up when
+  work waits, so that nothing hangs on one message;
+* the children die with the main process, and when one of them dies unexpectedly the whole cluster leaves
+  with an exit code other than 0, to be restarted by its supervisor: half a cluster would hold jobs for ever;
+* SIGTERM, also to the whole process group, reaches the main process only, which tells the running task to
+  hand over.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import django_q.cluster
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandParser
+from django.db import DatabaseError, InterfaceError, connection
+
+from comfy import workflow
+from comfy.client import Comfy, Unreachable
+from jobs import worker
+from jobs.models import PUBLISH, RENDER, Engine, Job, wake_if_idle
+
+logger = logging.getLogger(__name__)
+
+TICK = 2.0  # seconds
+LEAVE = 9.0  # seconds after SIGTERM until what is left is killed
+PR_SET_PDEATHSIG = 1
+
+
+class Sentinel(django_q.cluster.Sentinel):
+    def reincarnate(self, process: Any) -> None:
+        """A pusher or monitor may end by itself when the database is away, and is replaced. One that was
+        killed, or a worker, may have died with a lock of the queues in its hands."""
+        if process in self.pool or process.exitcode < 0:
+            logger.critical("a process of the cluster died (%s); leaving, to be started afresh", process.exitcode)
+            os._exit(1)
+        super().reincarnate(process)
+
+
+class Command(BaseCommand):
+    help = "Runs a django-q2 cluster: 'render' drives one ComfyUI, 'publish' brings videos to S3."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("cluster", choices=[RENDER, PUBLISH])
+
+    def handle(self, *, cluster: str, **options: Any) -> None:
+        q2 = start_cluster()
+        stop = threading.Event()
+        watch = EngineWatch() if cluster == RENDER else None
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: stop.set())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        tick = threading.Thread(target=run_tick, args=(cluster, stop, watch), name="tick", daemon=True)
+        tick.start()
+        logger.info("%s cluster started as %s", cluster, worker.WORKER)
+        while q2.sentinel.is_alive() and not stop.wait(0.5):
+            pass
+        code = 0 if stop.is_set() else 1
+        stop.set()
+        worker.stopping.set()
+        leave(q2)
+        tick.join(timeout=TICK)
+        if watch:
+            watch.end()  # after the renders were handed back
+        sys.exit(code)
+
+
+SIGNALS = {signal.SIGTERM, signal.SIGINT}
+
+
+def start_cluster() -> Any:
+    """Forks the cluster. Its processes inherit the blocked signals and die with their parent."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc:
+        os.register_at_fork(after_in_child=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
+    django_q.cluster.Sentinel = Sentinel
+    q2 = django_q.cluster.Cluster()
+    q2.start()
+    return q2
+
+
+def leave(q2: Any) -> None:
+    """Waits for the running task to hand over, then for django-q2 to stop; kills what is left of it."""
+    killer = threading.Timer(LEAVE, q2.sentinel.kill)
+    killer.daemon = True
+    killer.start()
+    q2.stop()
+    killer.cancel()
+
+
+# The tick
+
+
+def run_tick(cluster: str, stop: threading.Event, watch: "EngineWatch | None") -> None:
+    while not stop.is_set():
+        try:
+            if watch:
+                watch.tick()
+            Job.objects.return_expired()
+            Job.objects.abandon_lost_engines()
+            if work_waits(cluster):
+                wake_if_idle(cluster)
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("tick: %s", error)
+            connection.close()
+        stop.wait(TICK)
+    connection.close()
+
+
+def work_waits(cluster: str) -> bool:
+    return (Job.objects.to_render() if cluster == RENDER else Job.objects.to_publish()).exists()
+
+
+class EngineWatch:
+    """Holds the engine, and looks whether its ComfyUI answers and has its model files."""
+
+    LONGEST_PAUSE = 10.0  # seconds between two looks at a ComfyUI that does not answer
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self._look_at = 0.0
+        self._pause = TICK
+
+    def tick(self) -> None:
+        name, url = settings.ENGINE_NAME, settings.COMFYUI_URL
+        engine = Engine.objects.hold(name=name, url=url, worker=worker.WORKER)
+        if engine is None and self.engine is not None:
+            logger.warning("engine %s: lost to another cluster", name)
+        elif engine is not None and self.engine is None:
+            logger.info("engine %s: held", name)
+        self.engine = engine
+        if engine and time.monotonic() >= self._look_at:
+            self._look(engine)
+
+    def _look(self, engine: Engine) -> None:
+        try:
+            with Comfy(engine.url) as comfy:
+                lacks = comfy.missing(workflow.model_files(settings.WORKFLOW_PRESET))
+                engine.report(version=comfy.version(), lacks=lacks)
+        except Unreachable as error:
+            if engine.ready or self._pause == TICK:
+                logger.warning("engine %s: %s %s", engine.name, error.message, error.detail)
+            engine.report_unreachable()
+            self._pause = min(self._pause * 1.5, self.LONGEST_PAUSE)
+            self._look_at = time.monotonic() + self._pause
+            return
+        if lacks != engine.lacks:
+            logger.warning("engine %s: missing model files: %s", engine.name, ", ".join(lacks) or "none any more")
+        self._pause = TICK
+        self._look_at = 0.0
+
+    def end(self) -> None:
+        if self.engine:
+            try:
+                self.engine.release()
+            except (DatabaseError, InterfaceError) as error:
+                logger.warning("engine %s: not released: %s", self.engine.name, error)

@@ -1,0 +1,473 @@
+"""Jobs and engines: what they are, and every way in which they change. Nothing else changes a state.
+
+    queued -> processing -> completed
+       ^          |    \\--> failed
+       |          |
+       +----------+  processing: the lease ran out, or the worker handed over
+       +-- failed: an operator requeues
+
+A worker holds a job by a lease (``lease_until``) under a fence number that goes up with each claim. Every
+write of a worker names its fence; one whose claim was taken over changes no row and gets ClaimLost.
+All times are the database's.
+"""
+
+import secrets
+import uuid
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import Case, Exists, F, OuterRef, Q, Value, When
+from django.db.models.functions import Coalesce, Now
+from django_q.models import OrmQ
+from django_q.tasks import async_task
+
+from jobs import storage
+
+RENDER, PUBLISH = "render", "publish"  # the two clusters
+TASKS = {RENDER: "jobs.worker.render", PUBLISH: "jobs.worker.publish"}
+
+MAX_LOST = 3  # renders lost, stalled or timed out while they ran
+MAX_OUT_OF_MEMORY = 2
+MAX_LAPSES = 5  # claims in a row whose lease ran out without any progress
+MAX_PAUSE = 60  # seconds between two tries to publish
+
+
+FINAL = ("completed", "failed")
+
+
+class ClaimLost(Exception):
+    """Somebody else holds this job by now, or it is finished: drop it and change nothing."""
+
+
+def seconds(count: float) -> Value:
+    return Value(timedelta(seconds=count))
+
+
+def ago(age: timedelta) -> Any:
+    return Now() - Value(age)
+
+
+def wake(cluster: str) -> None:
+    """Tells a cluster that there is work. Joins the caller's transaction; carries no job id, so that a
+    message lost or doubled does no harm."""
+    async_task(TASKS[cluster], cluster=cluster)
+
+
+def wake_if_idle(cluster: str) -> None:
+    """As ``wake``, unless a message already waits: makes good for those that were lost."""
+    if not OrmQ.objects.filter(key=cluster, lock__lte=Now()).exists():
+        wake(cluster)
+
+
+class EngineQuerySet(models.QuerySet["Engine"]):
+    def held_by(self, worker: str) -> "EngineQuerySet":
+        return self.filter(worker=worker, lease_until__gt=Now())
+
+    def loaded(self) -> "EngineQuerySet":
+        """Engines that said within 30 s that their ComfyUI answers and lacks no model file."""
+        return self.filter(seen_at__gt=Now() - seconds(30), ready=True, lacks=[])
+
+    def hold(self, *, name: str, url: str, worker: str) -> "Engine | None":
+        """Takes or renews the lease on the engine of this name; None if another worker holds it.
+
+        A new holder returns the renders that its predecessor left to the queue, at once: nobody else
+        may work on them, and their prompts go on in ComfyUI until they are adopted.
+        """
+        lease = Now() + seconds(settings.ENGINE_LEASE)
+        if self.held_by(worker).filter(name=name).update(lease_until=lease):
+            return self.get(name=name)
+        with transaction.atomic():
+            engine, _ = self.get_or_create(name=name, defaults={"url": url})
+            free = self.filter(Q(lease_until=None) | Q(lease_until__lt=Now()), pk=engine.pk)
+            if not free.update(worker=worker, lease_until=lease, url=url, ready=False):
+                return None
+            Job.objects.rendering().filter(engine=engine).exclude(worker=worker).return_lapsed()
+        return self.get(name=name)
+
+
+class Engine(models.Model):
+    """One ComfyUI. The worker that holds its lease is the only one that posts prompts to it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=255, unique=True)
+    url = models.CharField(max_length=500)
+    worker = models.CharField(max_length=255, blank=True, default="")
+    lease_until = models.DateTimeField(null=True, blank=True)
+    seen_at = models.DateTimeField("last answer", null=True, blank=True)
+    ready = models.BooleanField("answers", default=False)
+    lacks = models.JSONField("missing model files", default=list, blank=True)
+    version = models.CharField(max_length=255, blank=True, default="")
+
+    objects = EngineQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["worker"], condition=~Q(worker=""), name="one_engine_per_worker"),
+            models.CheckConstraint(
+                condition=Q(worker="", lease_until=None) | (~Q(worker="") & Q(lease_until__isnull=False)),
+                name="engine_lease_has_holder",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def report(self, *, version: str, lacks: list[str]) -> None:
+        """Its ComfyUI answered just now."""
+        Engine.objects.filter(pk=self.pk, worker=self.worker).update(
+            seen_at=Now(), ready=True, version=version, lacks=lacks
+        )
+
+    def report_unreachable(self) -> None:
+        Engine.objects.filter(pk=self.pk, worker=self.worker).update(ready=False)
+
+    def release(self) -> None:
+        """Gives the engine back at once rather than when its lease runs out."""
+        Engine.objects.filter(pk=self.pk, worker=self.worker).update(worker="", lease_until=None, ready=False)
+
+
+class JobQuerySet(models.QuerySet["Job"]):
+    def queued(self) -> "JobQuerySet":
+        return self.filter(status=Job.Status.QUEUED)
+
+    def in_order(self) -> "JobQuerySet":
+        return self.order_by("created_at", "id")
+
+    def rendering(self) -> "JobQuerySet":
+        """Held, and not yet rendered."""
+        return self.filter(lease_until__isnull=False, rendered_at=None)
+
+    def to_render(self) -> "JobQuerySet":
+        return self.queued().filter(Q(not_before=None) | Q(not_before__lte=Now()), lease_until=None)
+
+    def to_publish(self) -> "JobQuerySet":
+        return self.filter(
+            Q(not_before=None) | Q(not_before__lte=Now()),
+            status=Job.Status.PROCESSING,
+            rendered_at__isnull=False,
+            lease_until=None,
+        )
+
+    def submit(self, *, prompt: str, kind: str, job_id: uuid.UUID) -> "Job":
+        """Accepts a job: its row and the wake-up commit together."""
+        with transaction.atomic():
+            job = self.create(
+                id=job_id,
+                prompt=prompt,
+                kind=kind,
+                preset=settings.WORKFLOW_PRESET,
+                seed=secrets.randbelow(2**48),
+            )
+            wake(RENDER)
+        return job
+
+    def claim_render(self, engine: Engine) -> "Job | None":
+        """The next job for this engine, held by its worker; None if there is none or the engine is not ours.
+
+        Renders that were begun on this engine come first: their prompt may still be there.
+        """
+        ready = Engine.objects.held_by(engine.worker).filter(pk=engine.pk, ready=True)
+        waiting = self.to_render().filter(Exists(ready)).in_order()
+        for jobs in (waiting.filter(engine=engine), waiting.filter(engine=None)):
+            if job := jobs._claim(engine.worker, attempt=F("attempt") + 1):
+                return job
+        return None
+
+    def claim_publish(self, worker: str) -> "Job | None":
+        return self.to_publish().order_by("rendered_at", "id")._claim(worker)
+
+    def _claim(self, worker: str, **changes: Any) -> "Job | None":
+        with transaction.atomic():
+            job = self.select_for_update(skip_locked=True, of=("self",)).first()
+            if job is None:
+                return None
+            Job.objects.filter(pk=job.pk).update(
+                worker=worker,
+                fence=F("fence") + 1,
+                lease_until=Now() + seconds(settings.JOB_LEASE),
+                not_before=None,
+                **changes,
+            )
+            job.refresh_from_db()
+            return job
+
+    def renew(self, claims: dict[uuid.UUID, int]) -> None:
+        """Heartbeat: extends the leases of these jobs, given with the fence under which each is held."""
+        for pk, fence in claims.items():
+            self.filter(pk=pk, fence=fence, lease_until__isnull=False).update(
+                lease_until=Now() + seconds(settings.JOB_LEASE)
+            )
+
+    def return_lapsed(self) -> int:
+        """Gives these held jobs back because their worker is gone; the fifth time in a row a job fails.
+
+        A render goes back to the queue and keeps its engine, where its prompt may still run.
+        A finished render stays ``processing``, for the next publisher.
+        """
+        poison = self.filter(lapses__gte=MAX_LAPSES - 1)
+        message = f"The worker died {MAX_LAPSES} times in a row while it had this job; given up."
+        failed = poison.update(
+            status=Job.Status.FAILED, error=message, lapses=MAX_LAPSES, finished_at=Now(), lease_until=None
+        )
+        return failed + self.update(
+            status=Case(
+                When(rendered_at=None, then=Value(Job.Status.QUEUED)), default=Value(Job.Status.PROCESSING)
+            ),
+            lapses=F("lapses") + 1,
+            lease_until=None,
+        )
+
+    def return_expired(self) -> int:
+        return self.filter(lease_until__lt=Now()).return_lapsed()
+
+    def abandon_lost_engines(self) -> int:
+        """Frees renders from an engine without a sign of life for ENGINE_GRACE seconds: any other may
+        begin them anew."""
+        silent = Engine.objects.filter(seen_at__lt=Now() - seconds(settings.ENGINE_GRACE))
+        return self.to_render().filter(engine__in=silent).update(engine=None)
+
+    def requeue(self) -> int:
+        """An operator's second chance for failed jobs: a new render, all counters back to 0."""
+        with transaction.atomic():
+            count = self.filter(status=Job.Status.FAILED).update(
+                status=Job.Status.QUEUED,
+                **{name: Job._meta.get_field(name).get_default() for name in Job.RENDER_FACTS},
+            )
+            if count:
+                wake(RENDER)
+        return count
+
+
+class Job(models.Model):
+    """A video that was asked for. The row is the job; queue messages and ComfyUI's memory are hints."""
+
+    class Status(models.TextChoices):
+        QUEUED = "queued"
+        PROCESSING = "processing"
+        COMPLETED = "completed"
+        FAILED = "failed"
+
+    class Kind(models.TextChoices):
+        TEXT_TO_VIDEO = "text-to-video"
+        IMAGE_TO_VIDEO = "image-to-video"
+
+    # What was asked for
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=20, choices=Kind)
+    prompt = models.TextField()
+    preset = models.CharField(max_length=20)
+    seed = models.BigIntegerField()
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    # Where it stands
+    status = models.CharField(max_length=20, choices=Status, default=Status.QUEUED)
+    progress = models.PositiveSmallIntegerField(default=0)
+    started_at = models.DateTimeField(null=True, blank=True)
+    rendered_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    error = models.TextField(blank=True, default="")
+
+    # The claim
+    worker = models.CharField(max_length=255, blank=True, default="")
+    fence = models.BigIntegerField(default=0)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    not_before = models.DateTimeField(null=True, blank=True)
+    attempt = models.PositiveIntegerField(default=0)
+
+    # The render: set before its prompt is posted, so that a successor knows where to look
+    engine = models.ForeignKey(Engine, null=True, blank=True, on_delete=models.SET_NULL)
+    render = models.PositiveIntegerField(default=0)
+    output = models.CharField(max_length=255, blank=True, default="")
+
+    # What counts against it
+    lost = models.PositiveSmallIntegerField(default=0)
+    out_of_memory = models.PositiveSmallIntegerField(default=0)
+    lapses = models.PositiveSmallIntegerField(default=0)
+    publish_tries = models.PositiveIntegerField(default=0)
+
+    # The video
+    video_size = models.BigIntegerField(null=True, blank=True)
+    video_frames = models.PositiveIntegerField(null=True, blank=True)
+    video_sha256 = models.CharField(max_length=64, blank=True, default="")
+
+    objects = JobQuerySet.as_manager()
+
+    RENDER_FACTS = (
+        "progress started_at rendered_at finished_at error attempt engine output lost out_of_memory lapses "
+        "publish_tries not_before"
+    ).split()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["created_at", "id"], name="job_queue", condition=Q(status="queued")),
+            models.Index(
+                fields=["rendered_at", "id"],
+                name="job_to_publish",
+                condition=Q(status="processing", rendered_at__isnull=False),
+            ),
+            models.Index(fields=["engine"], name="job_begun", condition=Q(status="queued", engine__isnull=False)),
+            models.Index(fields=["lease_until"], name="job_leases", condition=Q(lease_until__isnull=False)),
+            models.Index(fields=["-created_at", "-id"], name="job_list"),
+            models.Index(fields=["status", "-created_at", "-id"], name="job_list_by_status"),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(status__in=["queued", "processing", "completed", "failed"]), name="job_status_known"
+            ),
+            models.CheckConstraint(condition=Q(progress__lte=100), name="job_progress_is_percent"),
+            models.CheckConstraint(
+                condition=Q(status="queued", finished_at=None, rendered_at=None)
+                | Q(status="processing", finished_at=None, started_at__isnull=False)
+                | Q(status__in=FINAL, finished_at__isnull=False, lease_until=None),
+                name="job_times_fit_status",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status="completed")
+                | (Q(video_size__gt=0, video_frames__gt=0, rendered_at__isnull=False) & ~Q(video_sha256="")),
+                name="job_completed_has_video",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status="failed") | ~Q(error=""), name="job_failed_has_error"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+    def purge(self) -> int:
+        """Removes a finished job for good. The objects go first: a row without objects can be purged again,
+        objects without a row nobody would find."""
+        storage.delete([self.input_key, *storage.listed(f"videos/{self.pk}/")])
+        return Job.objects.filter(pk=self.pk, status__in=FINAL).delete()[0]
+
+    # What others derive from the row
+
+    @property
+    def position(self) -> int:
+        """How many queued jobs will be processed before this one. Those that a worker holds, or whose
+        render was begun, come first."""
+        begun = Q(lease_until__isnull=False) | Q(engine__isnull=False)
+        if self.status != self.Status.QUEUED or self.lease_until or self.engine_id:
+            return 0
+        earlier = Q(created_at__lt=self.created_at) | Q(created_at=self.created_at, pk__lt=self.pk)
+        return Job.objects.queued().filter(begun | earlier).count()
+
+    @property
+    def input_key(self) -> str:
+        return f"inputs/{self.pk}.png"
+
+    @property
+    def video_key(self) -> str:
+        """One key per claim, so that a publisher that lost its claim can delete what it uploaded."""
+        return f"videos/{self.pk}/{self.fence}.mp4"
+
+    # What the worker that holds the job does to it
+
+    def _write(self, **changes: Any) -> None:
+        held = Job.objects.filter(
+            pk=self.pk,
+            fence=self.fence,
+            lease_until__isnull=False,
+            status__in=[self.Status.QUEUED, self.Status.PROCESSING],
+        )
+        if not held.update(**changes):
+            raise ClaimLost(self.pk)
+        self.refresh_from_db()
+
+    def begin(self, engine: Engine) -> None:
+        """A new render on this engine; committed before its prompt is posted."""
+        if not Engine.objects.held_by(engine.worker).filter(pk=engine.pk).exists():
+            raise ClaimLost(self.pk)
+        self._write(engine=engine, render=F("render") + 1)
+
+    def started(self) -> None:
+        """ComfyUI executes the prompt. An adopted one has been seen to run before: no news, no new chances."""
+        news = {} if self.started_at else {"started_at": Now(), "lapses": 0}
+        self._write(status=self.Status.PROCESSING, **news)
+
+    def advanced(self, progress: int) -> None:
+        self._write(progress=progress)
+
+    def rendered(self, output: str) -> None:
+        """The video lies in the engine's output folder; gives the job to the publishers."""
+        with transaction.atomic():
+            self._write(
+                status=self.Status.PROCESSING,
+                started_at=Coalesce("started_at", Now()),
+                rendered_at=Now(),
+                progress=99,
+                output=output,
+                lapses=0,
+                lease_until=None,
+            )
+            wake(PUBLISH)
+
+    def completed(self, *, size: int, frames: int, sha256: str) -> None:
+        """The video is in S3 under ``video_key`` and was checked. May be said twice: a commit whose answer
+        was lost has happened all the same."""
+        try:
+            self._write(
+                status=self.Status.COMPLETED,
+                finished_at=Now(),
+                progress=100,
+                video_size=size,
+                video_frames=frames,
+                video_sha256=sha256,
+                lease_until=None,
+            )
+        except ClaimLost:
+            if not Job.objects.filter(pk=self.pk, fence=self.fence, status=self.Status.COMPLETED).exists():
+                raise
+            self.refresh_from_db()
+
+    def failed(self, error: str) -> None:
+        self._write(status=self.Status.FAILED, finished_at=Now(), error=error, lease_until=None)
+
+    def lost_render(self) -> None:
+        """A render that ran came to nothing: back to the queue for a new one; the third fails the job."""
+        if self.lost + 1 >= MAX_LOST:
+            self.failed(f"The render was lost {MAX_LOST} times on the GPU server; given up.")
+        else:
+            self._render_anew(lost=F("lost") + 1)
+
+    def ran_out_of_memory(self) -> None:
+        """As ``lost_render``; the second fails the job."""
+        if self.out_of_memory + 1 >= MAX_OUT_OF_MEMORY:
+            self.failed("The GPU ran out of memory, also on a second try after freeing it.")
+        else:
+            self._render_anew(out_of_memory=F("out_of_memory") + 1)
+
+    def lost_prompt(self) -> None:
+        """A prompt vanished before it ran: nobody's fault, nothing is counted."""
+        self._render_anew(attempt=F("attempt") - 1)
+
+    def _render_anew(self, **counted: Any) -> None:
+        with transaction.atomic():
+            self._write(
+                status=self.Status.QUEUED,
+                engine=None,
+                started_at=None,
+                rendered_at=None,
+                output="",
+                progress=0,
+                lease_until=None,
+                **counted,
+            )
+            wake(RENDER)
+
+    def hand_back(self, pause: float = 0) -> None:
+        """Gives a render back without counting it, for at least ``pause`` seconds. The next worker goes on
+        where this one stopped: a render that was begun keeps its engine."""
+        self._write(
+            status=self.Status.QUEUED,
+            attempt=F("attempt") - 1,
+            lease_until=None,
+            not_before=Now() + seconds(pause) if pause else None,
+        )
+
+    def publish_later(self) -> None:
+        """S3, or the way to it or to the engine, is in trouble: growing pauses, without end."""
+        pause = min(2 ** min(self.publish_tries, 10), MAX_PAUSE)
+        self._write(publish_tries=F("publish_tries") + 1, lease_until=None, not_before=Now() + seconds(pause))

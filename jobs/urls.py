@@ -1,0 +1,13 @@
+"""The API's addresses. A trailing slash is accepted."""
+
+from django.urls import re_path
+
+from jobs import views
+
+urlpatterns = [
+    re_path(r"^health/?$", views.HealthView.as_view()),
+    re_path(r"^generate/?$", views.GenerateView.as_view()),
+    re_path(r"^status/(?P<job_id>[^/]+)/?$", views.StatusView.as_view()),
+    re_path(r"^jobs/?$", views.JobsView.as_view()),
+    re_path(r"^jobs/(?P<job_id>[^/]+)/?$", views.JobView.as_view()),
+]

@@ -1,0 +1,65 @@
+"""The rendered MP4: is it what was asked for, and is it fit to be served?"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+
+from comfy.workflow import FPS, FRAMES, HEIGHT, WIDTH
+
+
+class Unplayable(Exception):
+    """The file is no whole MP4: its renderer died or its disk was full while it wrote."""
+
+
+class NotAsAsked(Exception):
+    """The file plays, and is not the video that the workflow describes."""
+
+
+@dataclass(frozen=True)
+class Video:
+    path: Path
+    size: int  # bytes
+    frames: int
+    sha256: str  # hex
+
+
+def finish(source: Path, target: Path) -> Video:
+    """Checks ``source``, and writes it to ``target`` with its index first, so that playback begins before the
+    download ends, and without ComfyUI's metadata, which holds the client's prompt. No re-encoding."""
+    try:
+        frames = _check(source)
+        _remux(source, target)
+    except (av.FFmpegError, IndexError) as error:
+        raise Unplayable(str(error)) from error
+    with target.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Video(target, target.stat().st_size, frames, sha256)
+
+
+def _check(path: Path) -> int:
+    """Decodes every frame, since a cut file can open and claim its full length."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        frames = sum(1 for _ in container.decode(stream))
+        context = stream.codec_context
+        found = (context.name, context.width, context.height, stream.average_rate, frames)
+    wanted = ("h264", WIDTH, HEIGHT, FPS, FRAMES)
+    if frames < FRAMES:
+        raise Unplayable(f"{frames} of {FRAMES} frames")
+    if found != wanted:
+        raise NotAsAsked(f"{found} instead of {wanted}")
+    return frames
+
+
+def _remux(source: Path, target: Path) -> None:
+    with av.open(str(source)) as old, av.open(str(target), "w", options={"movflags": "+faststart"}) as new:
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        copy.metadata.clear()
+        for packet in old.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                new.mux(packet)

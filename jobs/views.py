@@ -1,0 +1,91 @@
+"""The API. Each view: authenticate (by default), validate, act, answer."""
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+from django.db import DatabaseError, InterfaceError, connection
+from rest_framework.exceptions import NotFound
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from jobs import serializers, storage
+from jobs.models import Engine, Job
+
+
+class GenerateView(APIView):
+    """POST /generate: accepts a job."""
+
+    def post(self, request: Request) -> Response:
+        body = serializers.GenerateRequest(data=request.data)
+        body.is_valid(raise_exception=True)
+        prompt, image = body.validated_data["prompt"], body.validated_data["image"]
+        job = Job(id=uuid.uuid4())
+        if image:
+            storage.put_input(job.input_key, image)  # before the row: an accepted job has its image
+        kind = Job.Kind.IMAGE_TO_VIDEO if image else Job.Kind.TEXT_TO_VIDEO
+        job = Job.objects.submit(prompt=prompt, kind=kind, job_id=job.pk)
+        return Response(serializers.submitted(job))
+
+
+class StatusView(APIView):
+    """GET /status/{job_id}: the four fields of the reference."""
+
+    def get(self, request: Request, job_id: str) -> Response:
+        return Response(serializers.status(find(job_id)))
+
+
+class JobView(APIView):
+    """GET /jobs/{job_id}: everything there is to tell about a job."""
+
+    def get(self, request: Request, job_id: str) -> Response:
+        return Response(serializers.everything(find(job_id)))
+
+
+class JobsView(APIView):
+    """GET /jobs: newest first."""
+
+    def get(self, request: Request) -> Response:
+        query = serializers.JobsQuery(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        jobs = Job.objects.order_by("-created_at", "-id")
+        if "status" in query.validated_data:
+            jobs = jobs.filter(status=query.validated_data["status"])
+        return Response([serializers.listed(job) for job in jobs[: query.validated_data["limit"]]])
+
+
+class HealthView(APIView):
+    """GET /health: no key, and an answer even when Postgres hangs."""
+
+    authentication_classes = ()
+    permission_classes = ()
+    PATIENCE = 2.0  # seconds
+
+    # A database that hangs holds its thread until it comes back, so these are threads of their own.
+    _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="health")
+
+    def get(self, request: Request) -> Response:
+        looking = self._threads.submit(self._look)
+        try:
+            loaded, current = looking.result(timeout=self.PATIENCE)
+        except (DatabaseError, InterfaceError, TimeoutError):
+            looking.cancel()
+            loaded, current = False, None
+        return Response({"status": "ok", "model_loaded": loaded, "current_job": current})
+
+    @staticmethod
+    def _look() -> tuple[bool, str | None]:
+        try:
+            current = Job.objects.filter(status=Job.Status.PROCESSING).order_by("started_at").first()
+            return Engine.objects.loaded().exists(), str(current.pk) if current else None
+        finally:
+            connection.close_if_unusable_or_obsolete()
+
+
+def find(text: str) -> Job:
+    job_id = serializers.job_id(text)
+    job = Job.objects.filter(pk=job_id).first() if job_id else None
+    if job is None:
+        raise NotFound("There is no job with this id.")
+    return job
+

@@ -1,0 +1,379 @@
+"""The two tasks of the clusters. One job's way through this file:
+
+    render():  claim -> (image into ComfyUI) -> begin -> POST /prompt -> follow -> rendered
+    publish(): claim -> fetch -> check, remux -> S3 -> completed
+
+A task drains its queue. It never needs to be told which job: a wake-up that is lost is sent again by the
+tick of ``manage.py worker``, a doubled one finds nothing to claim.
+"""
+
+import io
+import logging
+import multiprocessing
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection
+
+from comfy import workflow
+from comfy.client import Comfy, ComfyError, Failed, FileGone, Queue, Refused, Rendered, Unreachable
+from comfy.listener import Listener
+from jobs import storage, video
+from jobs.models import ClaimLost, Engine, Job
+
+logger = logging.getLogger(__name__)
+
+POLL = 1.0  # seconds between two looks at ComfyUI, unless its socket calls earlier
+IMAGE_PAUSE = 10.0  # seconds until a job whose image S3 did not give is tried again
+AT_ONCE = 2  # prompts of ours in ComfyUI: one runs, one waits behind it
+DATABASE_AWAY = (OperationalError, InterfaceError)
+
+# Made before django-q2 forks, so that the cluster's main process and its workers share them.
+WORKER = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+stopping = multiprocessing.get_context("fork").Event()
+
+
+# Leases
+
+
+class Heartbeat:
+    """Renews, in a thread, the leases of the jobs that this process holds, three times per lease."""
+
+    def __init__(self) -> None:
+        self._claims: dict[uuid.UUID, int] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(timeout=5)
+
+    def hold(self, job: Job) -> None:
+        self._claims[job.pk] = job.fence
+
+    def drop(self, job: Job) -> None:
+        self._claims.pop(job.pk, None)
+
+    def _run(self) -> None:
+        while not self._ended.wait(settings.JOB_LEASE / 3):
+            try:
+                Job.objects.renew(dict(self._claims))
+            except DATABASE_AWAY as error:
+                logger.warning("heartbeat: %s", error)
+                connection.close()
+        connection.close()
+
+
+# Rendering
+
+
+def render() -> None:
+    """Renders queued jobs on the engine that this cluster holds, until none is left."""
+    engine = Engine.objects.held_by(WORKER).first()
+    if engine is None:
+        return  # a standby, or another cluster has taken over
+    with Comfy(engine.url) as comfy, Listener(engine.url) as listener, Heartbeat() as heartbeat:
+        Renderer(engine, comfy, listener, heartbeat).run()
+
+
+@dataclass
+class Render:
+    """A claimed job on its way through ComfyUI."""
+
+    job: Job
+    posted: bool  # as far as we know: what ComfyUI says counts
+    progress: int = 0
+    written_at: float = 0.0  # when progress was last written to the row
+    running_since: float | None = None
+    moved_at: float = 0.0  # when its nodes last changed
+    nodes: dict = field(default_factory=dict)
+
+    @property
+    def prompt_id(self) -> str:
+        return workflow.prompt_id(self.job.pk, self.job.render)
+
+    @property
+    def folder(self) -> str:
+        return workflow.folder(self.job.pk)
+
+
+class Renderer:
+    """Keeps one ComfyUI busy: one prompt runs, the next one waits in ComfyUI's own queue.
+
+    Each round looks at what ComfyUI has and moves every job one step on. A round that fails half-way is
+    simply done again: the row and ComfyUI's answers hold all there is to know.
+    """
+
+    def __init__(self, engine: Engine, comfy: Comfy, listener: Listener, heartbeat: Heartbeat):
+        self.engine, self.comfy, self.listener, self.heartbeat = engine, comfy, listener, heartbeat
+        self.renders: list[Render] = []
+        self.unreachable_since: float | None = None
+
+    def run(self) -> None:
+        while not stopping.is_set():
+            try:
+                self._claim()
+                if not self.renders:
+                    return
+                self._round()
+                self.unreachable_since = None
+            except DATABASE_AWAY as error:
+                logger.warning("the database is away, trying again: %s", error)
+                connection.close()
+            except Unreachable as error:
+                if self._given_up(error):
+                    return
+            self.listener.changed.wait(POLL)
+            self.listener.changed.clear()
+        self._hand_back()
+
+    def _claim(self) -> None:
+        while len(self.renders) < AT_ONCE and (job := Job.objects.claim_render(self.engine)):
+            self.heartbeat.hold(job)
+            # A render that was begun on this engine, by us or a predecessor, may still be in ComfyUI.
+            self.renders.append(Render(job, posted=job.engine_id == self.engine.pk))
+
+    def _round(self) -> None:
+        queue = self.comfy.queue()
+        for render in list(self.renders):
+            try:
+                self._advance(render, queue)
+            except ClaimLost:
+                logger.warning("job %s: another worker took it over", render.job.pk)
+                self._drop(render)
+
+    def _advance(self, render: Render, queue: Queue) -> None:
+        if not render.posted:
+            self._post(render, queue)
+        elif render.prompt_id in queue.running:
+            self._follow(render)
+        elif render.prompt_id not in queue.pending:
+            self._conclude(render)
+
+    def _post(self, render: Render, queue: Queue) -> None:
+        job = render.job
+        strays = queue.marked(str(self.engine.pk)) - {other.prompt_id for other in self.renders}
+        if strays:  # of a predecessor, for jobs that were cancelled, requeued or taken elsewhere
+            for prompt_id in strays:
+                self.comfy.cancel(prompt_id)
+            return
+        image = ""
+        if job.kind == Job.Kind.IMAGE_TO_VIDEO:
+            try:
+                png = io.BytesIO(storage.get_input(job.input_key))
+            except storage.StorageError as error:
+                self._without_image(render, error)
+                return
+            image = self.comfy.upload_image(render.folder, "input.png", png)
+        job.begin(self.engine)
+        render.posted = True  # or perhaps not, if the next call fails: then the next round finds out
+        graph = workflow.build(
+            kind=job.kind,
+            preset=job.preset,
+            prompt=job.prompt,
+            seed=job.seed,
+            prefix=f"{render.folder}/{job.render}",
+            image=image,
+        )
+        try:
+            self.comfy.submit(render.prompt_id, graph, mark=str(self.engine.pk))
+        except Refused as error:
+            logger.error("job %s: %s", job.pk, error)
+            job.failed(error.message)
+            self._drop(render)
+
+    def _without_image(self, render: Render, error: storage.StorageError) -> None:
+        logger.warning("job %s: its image cannot be read: %s", render.job.pk, error)
+        if isinstance(error, storage.ObjectMissing):
+            render.job.failed("The reference image is no longer in the storage.")
+        else:
+            render.job.hand_back(pause=IMAGE_PAUSE)
+        self._drop(render)
+
+    def _follow(self, render: Render) -> None:
+        """It runs: progress, and the two limits."""
+        job, now = render.job, time.monotonic()
+        if render.running_since is None:
+            job.started()
+            render.running_since = render.moved_at = now
+        nodes = self.listener.nodes(render.prompt_id)
+        if nodes != render.nodes:
+            render.nodes, render.moved_at = nodes, now
+        render.progress = max(render.progress, workflow.progress(job.kind, job.preset, nodes))
+        if render.progress > job.progress and now - render.written_at >= 1:
+            job.advanced(render.progress)
+            render.written_at = now
+        if now - render.running_since > settings.RENDER_TIMEOUT:
+            self._break_off(render, f"no end after {settings.RENDER_TIMEOUT} s")
+        elif now - render.moved_at > settings.STALL_TIMEOUT:
+            self._break_off(render, f"no progress for {settings.STALL_TIMEOUT} s")
+
+    def _break_off(self, render: Render, why: str) -> None:
+        logger.error("job %s: %s, interrupted", render.job.pk, why)
+        self.comfy.cancel(render.prompt_id)
+        render.job.lost_render()
+        self._drop(render)
+
+    def _conclude(self, render: Render) -> None:
+        """It left the queue: the history tells how, else the file does."""
+        job = render.job
+        result = self.comfy.result(render.prompt_id, render.folder)
+        if result is None:
+            result = self._left_behind(render)
+        if isinstance(result, Rendered):
+            job.rendered(result.filename)
+        elif isinstance(result, Failed):
+            self._failed(render, result)
+        elif job.started_at:
+            logger.error("job %s: ComfyUI lost its prompt while it ran", job.pk)
+            job.lost_render()
+        else:
+            logger.warning("job %s: ComfyUI does not have its prompt", job.pk)
+            job.lost_prompt()
+        self._drop(render)
+        self._forget(render)
+
+    def _left_behind(self, render: Render) -> Rendered | None:
+        """After a restart of ComfyUI its memory is gone, but a finished file is still there. Whether it is
+        whole is the publisher's business, as always."""
+        filename = f"{render.job.render}_00001_.mp4"
+        return Rendered(filename) if self.comfy.exists(render.folder, filename) else None
+
+    def _failed(self, render: Render, result: Failed) -> None:
+        logger.error("job %s: %s %s", render.job.pk, result.message, result.detail)
+        if result.reason == "out_of_memory":
+            self.comfy.free()
+            render.job.ran_out_of_memory()
+        elif result.reason == "interrupted":
+            render.job.lost_render()
+        else:
+            render.job.failed(result.message)
+
+    def _forget(self, render: Render) -> None:
+        """Best effort: what is left in ComfyUI of a prompt that ended."""
+        self.listener.forget(render.prompt_id)
+        try:
+            self.comfy.forget(render.prompt_id)
+        except Unreachable as error:
+            logger.warning("job %s: its history entry stays: %s", render.job.pk, error)
+        remove_files(render.job)
+
+    def _drop(self, render: Render) -> None:
+        self.heartbeat.drop(render.job)
+        self.renders.remove(render)
+
+    def _given_up(self, error: Unreachable) -> bool:
+        """After a lease's time without an answer the jobs go back to the queue, uncounted."""
+        now = time.monotonic()
+        self.unreachable_since = self.unreachable_since or now
+        logger.warning("%s %s", error.message, error.detail)
+        if now - self.unreachable_since < settings.JOB_LEASE:
+            return False
+        self.engine.report_unreachable()
+        self._hand_back()
+        return True
+
+    def _hand_back(self) -> None:
+        """Leaves the prompts in ComfyUI: whoever comes next adopts them."""
+        for render in list(self.renders):
+            try:
+                render.job.hand_back()
+            except (ClaimLost, *DATABASE_AWAY) as error:
+                logger.warning("job %s: not handed back: %s", render.job.pk, error)
+            self._drop(render)
+
+
+# Publishing
+
+
+def publish() -> None:
+    """Publishes rendered videos until none is left."""
+    with Heartbeat() as heartbeat:
+        while not stopping.is_set() and (job := Job.objects.claim_publish(WORKER)):
+            heartbeat.hold(job)
+            try:
+                publish_one(job)
+            except ClaimLost:
+                logger.warning("job %s: another worker took it over", job.pk)
+            heartbeat.drop(job)
+
+
+def publish_one(job: Job) -> None:
+    """Fetches, checks and uploads one rendered video."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="wanapi-") as folder, fetched(job, Path(folder)) as source:
+            finished = video.finish(source, Path(folder) / "video.mp4")
+            with uploaded(job, finished):
+                complete(job, finished)
+    except (FileGone, video.Unplayable) as error:
+        logger.error("job %s: the video is gone or broken: %s", job.pk, error)
+        job.lost_render()
+    except video.NotAsAsked as error:
+        logger.error("job %s: %s", job.pk, error)
+        job.failed("ComfyUI rendered a video of another size, length or format than was asked for.")
+    except (ComfyError, storage.StorageError, OSError) as error:
+        logger.warning("job %s: not published yet, trying again: %s", job.pk, error)
+        job.publish_later()
+    remove_files(job)
+
+
+@contextmanager
+def fetched(job: Job, folder: Path) -> Iterator[Path]:
+    """The file from the engine that rendered it."""
+    if job.engine is None:
+        raise FileGone("The engine that rendered this is not known any more.")
+    path = folder / "rendered.mp4"
+    with Comfy(job.engine.url) as comfy, path.open("wb") as file:
+        with comfy.open_output(workflow.folder(job.pk), job.output) as chunks:
+            for chunk in chunks:
+                file.write(chunk)
+    yield path
+
+
+@contextmanager
+def uploaded(job: Job, finished: video.Video) -> Iterator[None]:
+    """In S3, unless the claim was lost meanwhile: then not, for the object belongs to no row."""
+    storage.put_video(job.video_key, finished.path, sha256=finished.sha256, filename=f"{job.pk}.mp4")
+    try:
+        yield
+    except ClaimLost:
+        storage.delete([job.video_key])
+        raise
+
+
+def complete(job: Job, finished: video.Video) -> None:
+    """A database that is away for a moment must not cost the upload: tried again for as long as the lease."""
+    deadline = time.monotonic() + settings.JOB_LEASE
+    while True:
+        try:
+            return job.completed(size=finished.size, frames=finished.frames, sha256=finished.sha256)
+        except DATABASE_AWAY as error:
+            logger.warning("job %s: the database is away, trying again: %s", job.pk, error)
+            connection.close()
+            if time.monotonic() > deadline:
+                raise
+            stopping.wait(POLL)
+
+
+def remove_files(job: Job) -> None:
+    """The folders of a finished job on the GPU machine, where we can reach them: ComfyUI deletes nothing."""
+    if job.finished_at is None:
+        return
+    for root in (settings.COMFYUI_OUTPUT_DIR, settings.COMFYUI_INPUT_DIR):
+        if root:
+            shutil.rmtree(Path(root) / workflow.folder(job.pk), ignore_errors=True)

@@ -1,0 +1,44 @@
+"""Runs one program of the stack: ``python -m local.child [--after FILE] [--user NAME] -- COMMAND ...``.
+
+It dies with its parent, so that a stack that is killed leaves nothing behind; starts once FILE exists, that
+is, when what it needs is ready; and gives up root first where the program asks for it.
+"""
+
+import argparse
+import ctypes
+import os
+import pwd
+import signal
+import sys
+import time
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--after", type=Path)
+    parser.add_argument("--user")
+    parser.add_argument("command", nargs="+")
+    options = parser.parse_args()
+    parent = os.getppid()
+    while options.after and not options.after.exists():
+        if os.getppid() != parent:
+            sys.exit(1)
+        time.sleep(0.05)
+    if options.user:
+        account = pwd.getpwnam(options.user)
+        os.chdir("/")  # it may have no right to be here
+        os.setgroups([])
+        os.setgid(account.pw_gid)
+        os.setuid(account.pw_uid)
+    if sys.platform == "linux":  # after the change of user, which would undo it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+    os.execvp(options.command[0], options.command)
+
+
+if __name__ == "__main__":
+    main()

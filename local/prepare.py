@@ -1,0 +1,64 @@
+"""What must be there before the service starts: tables, bucket, the admin's user."""
+
+import os
+import sys
+import time
+
+import boto3
+import django
+from botocore.exceptions import BotoCoreError, ClientError
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import OperationalError, connection
+
+DATABASE_PATIENCE = 30  # seconds
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "wanapi.settings")
+    django.setup()
+    wait_for_database()
+    call_command("migrate", verbosity=0)
+    make_admin()
+    make_bucket()
+
+
+def wait_for_database() -> None:
+    deadline = time.monotonic() + DATABASE_PATIENCE
+    while True:
+        try:
+            return connection.ensure_connection()
+        except OperationalError as error:
+            if time.monotonic() > deadline:
+                sys.exit(f"The database does not answer: {error}")
+            time.sleep(0.1)
+
+
+def make_admin() -> None:
+    from django.contrib.auth.models import User
+
+    if password := os.environ.get("ADMIN_PASSWORD"):
+        if not User.objects.filter(username="admin").exists():
+            User.objects.create_superuser("admin", password=password)
+
+
+def make_bucket() -> None:
+    """Only on an endpoint of one's own; a bucket on AWS is made by its owner."""
+    from django.conf import settings
+
+    if not settings.S3_ENDPOINT_URL:
+        return
+    s3 = boto3.client("s3", endpoint_url=settings.S3_ENDPOINT_URL)
+    try:
+        s3.head_bucket(Bucket=settings.S3_BUCKET)
+    except ClientError:
+        s3.create_bucket(Bucket=settings.S3_BUCKET)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ImproperlyConfigured as error:
+        sys.exit(f"wanapi: {error}")
+    except (ClientError, BotoCoreError) as error:
+        sys.exit(f"S3 does not let us use the bucket: {error}")

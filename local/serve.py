@@ -1,0 +1,107 @@
+"""``make serve``: the stack in the foreground, until Ctrl-C or SIGTERM."""
+
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from local.parts import ROOT
+from local.stack import Problem, Stack
+
+FOLDER = ROOT / ".local" / "serve"
+# Variables that, when set, are used instead of what the stack would choose or start itself.
+NAMES = (
+    "API_KEY DATABASE_URL COMFYUI_URL COMFYUI_INPUT_DIR COMFYUI_OUTPUT_DIR ENGINE_NAME WORKFLOW_PRESET S3_BUCKET "
+    "S3_ENDPOINT_URL S3_PUBLIC_ENDPOINT_URL AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION SECRET_KEY "
+    "ALLOWED_HOSTS HOST PORT"
+).split()
+
+
+def given() -> dict[str, str]:
+    return {name: os.environ[name] for name in NAMES if os.environ.get(name)}
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_on_signals() -> None:
+    """Once: while the stack is being stopped, further signals must not cut that short."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(name, signal.SIG_IGN)
+        raise Stopped
+
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, stop)
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Problem("It runs already in this checkout; stop that one first.") from None
+        yield
+
+
+def main() -> None:
+    stop_on_signals()
+    env_file = FOLDER / "env"
+    try:
+        with only_one(FOLDER):
+            stack = Stack(FOLDER, given())
+            try:
+                stack.start()
+                leave_settings(stack, env_file)
+                print(greeting(stack), flush=True)
+                while stack.running():
+                    time.sleep(0.5)
+                raise Problem(f"supervisord ended by itself; see {stack.logs}/supervisord.log.")
+            finally:
+                stop_on_signals_no_more()
+                print("Stopping ...", flush=True)
+                env_file.unlink(missing_ok=True)
+                stack.stop()
+    except Stopped:
+        pass
+    except (Problem, OSError) as problem:
+        sys.exit(f"make serve: {problem}")
+
+
+def stop_on_signals_no_more() -> None:
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
+
+
+def leave_settings(stack: Stack, path: Path) -> None:
+    """For manage.py in the same checkout, which reads this file (wanapi/settings.py)."""
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{name}='{value}'\n" for name, value in stack.env.items()))
+
+
+def greeting(stack: Stack) -> str:
+    engine = stack.env["COMFYUI_URL"]
+    if "simulator" in stack.parts:
+        engine += "  (a SIMULATOR: it draws test cards, there is no model)"
+    return (
+        "\nWANAPI is running.\n\n"
+        f"  API       {stack.url}\n"
+        f"  API key   {stack.env['API_KEY']}\n"
+        f"  Admin     {stack.url}/admin/  (user admin, password {stack.secrets['admin']})\n"
+        f"  ComfyUI   {engine}\n"
+        f"  Logs      {stack.logs.relative_to(ROOT)}/\n\n"
+        "Ctrl-C ends it; the data stays.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

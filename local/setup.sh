@@ -1,0 +1,32 @@
+#!/bin/sh
+# Makes .venv (the service and its tools) and .venv-s3 (the local S3 server, whose requirements differ).
+set -eu
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-}
+for candidate in $python python3 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
+        python=$(command -v "$candidate")
+        break
+    fi
+    python=
+done
+if [ -z "$python" ]; then
+    echo "WANAPI needs Python 3.11 to 3.14 and found none: install one, or name it with PYTHON=/path/to/python3." >&2
+    exit 1
+fi
+
+echo "Setting up with $("$python" --version) (once; a minute at most) ..."
+[ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || {
+    rm -rf .venv
+    "$python" -m venv .venv || {
+        echo "Python cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2
+        rm -rf .venv
+        exit 1
+    }
+}
+[ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+.venv/bin/uv pip install --quiet --python .venv/bin/python -r requirements-dev.txt
+[ -x .venv-s3/bin/python ] || .venv/bin/uv venv --quiet --clear --python .venv/bin/python .venv-s3
+.venv/bin/uv pip install --quiet --python .venv-s3/bin/python -r local/requirements-s3.txt
+touch .venv/ready

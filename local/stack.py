@@ -1,0 +1,188 @@
+"""The stack: which programs run, with which settings, under supervisord.
+
+supervisord restarts each of them on any exit, without limit. The parts that hold data start at once; the
+service's own processes wait until migrations, bucket and admin user are there (``local.prepare``).
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from local import parts
+from local.parts import ROOT, Part
+
+STARTUP = 60  # seconds that a part may take to answer
+SHUTDOWN = 9  # seconds until what does not stop is killed
+
+
+class Problem(Exception):
+    """One sentence for the person at the terminal."""
+
+
+class Stack:
+    """One running stack with its data below ``folder``. Variables in ``given`` replace parts of it."""
+
+    def __init__(self, folder: Path, given: dict[str, str]):
+        self.folder = folder.resolve()
+        self.logs = self.folder / "log"
+        self.ready = self.folder / "ready"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
+        self.ready.unlink(missing_ok=True)
+        self.secrets = self._secrets()
+        self.parts: dict[str, Part] = {}
+        self.env = self._settings(given)
+        self.supervisor: subprocess.Popen[bytes] | None = None
+
+    def _secrets(self) -> dict[str, str]:
+        """Made once for each folder."""
+        path = self.folder / "secrets.json"
+        if not path.exists():
+            made = {name: secrets.token_urlsafe(24) for name in ("SECRET_KEY", "API_KEY", "postgres", "admin")}
+            path.touch(mode=0o600)
+            path.write_text(json.dumps(made))
+        return json.loads(path.read_text())
+
+    def _settings(self, given: dict[str, str]) -> dict[str, str]:
+        env = {name: self.secrets[name] for name in ("SECRET_KEY", "API_KEY")}
+        env |= {"HOST": "127.0.0.1", "PORT": "8000"}
+        if "DATABASE_URL" not in given:
+            port = parts.free_port()
+            password = self.secrets["postgres"]
+            self.parts["postgres"] = parts.postgres(self.folder, port=port, password=password)
+            env["DATABASE_URL"] = parts.database_url(port, password)
+        if "S3_ENDPOINT_URL" not in given and "S3_BUCKET" not in given:
+            port = parts.free_port()
+            self.parts["s3"] = parts.s3(self.folder, port=port)
+            env |= parts.S3_KEYS | {"S3_ENDPOINT_URL": f"http://127.0.0.1:{port}", "S3_BUCKET": "wanapi"}
+            given = {name: value for name, value in given.items() if name not in parts.S3_KEYS}
+        if "COMFYUI_URL" not in given:
+            port = parts.free_port()
+            self.parts["simulator"] = parts.simulator(self.folder, port=port)
+            env["COMFYUI_URL"] = f"http://127.0.0.1:{port}"
+        return env | given
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self.env["HOST"] in ("0.0.0.0", "") else self.env["HOST"]
+        return f"http://{host}:{self.env['PORT']}"
+
+    def _programs(self) -> dict[str, Part]:
+        python = sys.executable
+        return {
+            "web": Part([python, "-m", "gunicorn", "-c", "wanapi/gunicorn.py", "wanapi.wsgi"]),
+            "render": Part([python, "manage.py", "worker", "render"]),
+            "publish": Part([python, "manage.py", "worker", "publish"]),
+        }
+
+    # supervisord
+
+    def _config(self) -> str:
+        user = "user=root\n" if os.geteuid() == 0 else ""
+        lines = [
+            f"[supervisord]\nnodaemon=true\nsilent=true\n{user}logfile={self.logs}/supervisord.log\n"
+            f"pidfile={self.folder}/supervisord.pid\nchildlogdir={self.logs}\n"
+        ]
+        service = self._programs()
+        for name, part in (self.parts | service).items():
+            after = ["--after", str(self.ready)] if name in service else []
+            user_option = ["--user", part.user] if part.user else []
+            command = [sys.executable, "-m", "local.child", *after, *user_option, "--", *part.command]
+            lines.append(
+                f"[program:{name}]\n"
+                f"command={' '.join(_quoted(word) for word in command)}\n"
+                f"directory={_escaped(str(ROOT))}\n"
+                f"environment={','.join(f'{key}={_quoted(value)}' for key, value in part.env.items())}\n"
+                f"stopsignal={part.stop_signal}\nstopwaitsecs={SHUTDOWN}\nkillasgroup=true\n"
+                "autorestart=true\nstartsecs=0\nredirect_stderr=true\n"
+                f"stdout_logfile={_escaped(str(self.logs))}/{name}.log\nstdout_logfile_maxbytes=10MB\nstdout_logfile_backups=1\n"
+            )
+        # Groups stop one after the other, the members of one together: first the service, then its parts.
+        lines.append(f"[group:service]\nprograms={','.join(service)}\npriority=2\n")
+        if self.parts:
+            lines.append(f"[group:parts]\nprograms={','.join(self.parts)}\npriority=1\n")
+        return "\n".join(lines)
+
+    def start(self) -> None:
+        """Starts everything and returns when /health answers. Raises Problem."""
+        self._check_port()
+        config = self.folder / "supervisord.conf"
+        config.touch(mode=0o600)
+        config.write_text(self._config())
+        env = os.environ | self.env
+        self.supervisor = subprocess.Popen(
+            [sys.executable, "-m", "local.child", "--", sys.executable, "-m", "supervisor.supervisord", "-c", str(config)],
+            cwd=ROOT,
+            env=env,
+            start_new_session=True,  # Ctrl-C is for us, and we stop it in order
+        )
+        self._wait("s3", self.env.get("S3_ENDPOINT_URL", ""))
+        self._wait("simulator", self.env["COMFYUI_URL"])
+        prepared = subprocess.run(
+            [sys.executable, "-m", "local.prepare"],
+            cwd=ROOT,
+            env=env | {"ADMIN_PASSWORD": self.secrets["admin"]},
+            capture_output=True,
+            text=True,
+        )
+        if prepared.returncode:
+            raise Problem(prepared.stderr.strip() or "The database could not be prepared.")
+        self.ready.touch()
+        self._wait("web", f"{self.url}/health")
+
+    def _check_port(self) -> None:
+        host, port = self.env["HOST"], self.env["PORT"]
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, int(port)))
+            except (OSError, ValueError, OverflowError) as error:
+                raise Problem(f"The service cannot listen on {host}:{port} ({error}); choose another with PORT=....") from None
+
+    def _wait(self, name: str, url: str) -> None:
+        """Until the part answers at all; parts that are not ours are not waited for."""
+        if name in ("s3", "simulator") and name not in self.parts:
+            return
+        deadline = time.monotonic() + STARTUP
+        while time.monotonic() < deadline:
+            if not self.running():
+                raise Problem(f"supervisord ended; see {self.logs}/supervisord.log.")
+            with contextlib.suppress(OSError):
+                try:
+                    urllib.request.urlopen(url, timeout=2).close()
+                except urllib.error.HTTPError:
+                    pass  # an answer, too
+                return
+            time.sleep(0.1)
+        raise Problem(f"{name} did not start within {STARTUP} s; see {self.logs}/{name}.log.")
+
+    def running(self) -> bool:
+        return self.supervisor is not None and self.supervisor.poll() is None
+
+    def stop(self) -> None:
+        """Ends every process, within ten seconds."""
+        if self.supervisor and self.running():
+            self.supervisor.send_signal(signal.SIGTERM)
+            try:
+                self.supervisor.wait(SHUTDOWN + 3)
+            except subprocess.TimeoutExpired:
+                self.supervisor.kill()  # its children die with it
+                self.supervisor.wait()
+        self.ready.unlink(missing_ok=True)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")  # supervisord expands %(name)s
+
+
+def _quoted(text: str) -> str:
+    return '"' + _escaped(text).replace("\\", "\\\\").replace('"', '\\"') + '"'

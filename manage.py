@@ -1,0 +1,18 @@
+#!/usr/bin/env python
+"""Django's command line. ``manage.py help`` lists the commands."""
+
+import os
+import sys
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "wanapi.settings")
+    if sys.argv[1:2] == ["worker"] and len(sys.argv) > 2:
+        # django-q2 reads the name of its cluster once, while Django starts.
+        os.environ["Q_CLUSTER_NAME"] = sys.argv[2]
+    try:
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as error:
+        sys.exit(f"wanapi: {error}")

@@ -1,0 +1,197 @@
+"""Settings, all from the environment; the README has the table.
+
+A secret may come from a file instead: API_KEY_FILE, SECRET_KEY_FILE, and so on for every variable.
+A value that cannot work stops the start with a sentence that names it.
+"""
+
+import os
+import socket
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+from environs import EnvError, FileAwareEnv
+
+from comfy.workflow import PRESETS
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = FileAwareEnv(strip_whitespace=True)
+
+# While `make serve` runs, it leaves its addresses here for `manage.py` in the same checkout.
+if "DATABASE_URL" not in os.environ:
+    env.read_env(str(BASE_DIR / ".local" / "serve" / "env"), recurse=False)
+
+
+def required(name: str, what: str) -> str:
+    value = env.str(name, "")
+    if not value:
+        raise ImproperlyConfigured(f"{name} is not set: {what}.")
+    return value
+
+
+def url(name: str, default: str = "") -> str:
+    value = env.str(name, default)
+    if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+        raise ImproperlyConfigured(f"{name} must be an http or https URL, not {value!r}.")
+    return value.rstrip("/")
+
+
+def above(name: str, least: int, default: int) -> int:
+    value = env.int(name, default)
+    if value < least:
+        raise ImproperlyConfigured(f"{name} must be at least {least}, not {value}.")
+    return value
+
+
+def database() -> dict[str, Any]:
+    required("DATABASE_URL", "give it a PostgreSQL URL, postgresql://user:password@host:5432/name")
+    config = dict(env.dj_db_url("DATABASE_URL", conn_max_age=600, conn_health_checks=True))
+    if config["ENGINE"] != "django.db.backends.postgresql":
+        raise ImproperlyConfigured("DATABASE_URL must name a PostgreSQL database: the queue needs its row locks.")
+    # A database that is cut off must not hang its clients: 5 s to connect, 10 s until a dead link is noticed.
+    patience = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 5, "keepalives_interval": 2}
+    config["OPTIONS"] = patience | config.get("OPTIONS", {})
+    return config
+
+
+try:
+    API_KEY = required("API_KEY", "choose the key that clients send as X-API-Key")
+    SECRET_KEY = required("SECRET_KEY", "give it a long random text, the same for every process of this service")
+    ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+    CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", [])
+    DATABASES = {"default": database()}
+
+    COMFYUI_URL = url("COMFYUI_URL", "http://127.0.0.1:8188")
+    COMFYUI_INPUT_DIR = env.str("COMFYUI_INPUT_DIR", "")
+    COMFYUI_OUTPUT_DIR = env.str("COMFYUI_OUTPUT_DIR", "")
+    WORKFLOW_PRESET = env.str("WORKFLOW_PRESET", "quality")
+    RENDER_TIMEOUT = above("RENDER_TIMEOUT", 1, 3600)
+    STALL_TIMEOUT = above("STALL_TIMEOUT", 1, 900)
+    ENGINE_GRACE = above("ENGINE_GRACE", 1, 600)
+    JOB_LEASE = above("JOB_LEASE", 3, 30)
+    ENGINE_LEASE = above("ENGINE_LEASE", 6, 20)
+
+    S3_BUCKET = required("S3_BUCKET", "name the bucket that videos and reference images go to")
+    S3_ENDPOINT_URL = url("S3_ENDPOINT_URL") or None
+    S3_PUBLIC_ENDPOINT_URL = url("S3_PUBLIC_ENDPOINT_URL") or S3_ENDPOINT_URL
+    VIDEO_URL_TTL = above("VIDEO_URL_TTL", 1, 3600)
+
+    IMAGE_URL_ALLOW = env.list("IMAGE_URL_ALLOW", [])
+    IMAGE_URL_TIMEOUT = above("IMAGE_URL_TIMEOUT", 1, 20)
+    IMAGE_MAX_BYTES = above("IMAGE_MAX_BYTES", 1, 20 * 1024 * 1024)
+    LOG_LEVEL = env.str("LOG_LEVEL", "INFO").upper()
+except (EnvError, ValueError) as error:
+    raise ImproperlyConfigured(str(error)) from error
+
+if WORKFLOW_PRESET not in PRESETS:
+    raise ImproperlyConfigured(f"WORKFLOW_PRESET must be one of {', '.join(PRESETS)}, not {WORKFLOW_PRESET!r}.")
+if VIDEO_URL_TTL > 7 * 24 * 3600:
+    raise ImproperlyConfigured("VIDEO_URL_TTL must be at most 604800: S3 signs links for seven days at most.")
+for host in IMAGE_URL_ALLOW:
+    if not host.rpartition(":")[2].isdigit() or not host.rpartition(":")[0]:
+        raise ImproperlyConfigured(f"IMAGE_URL_ALLOW takes host:port,host:port, not {host!r}.")
+
+
+def engine_name() -> str:
+    """Tells the ComfyUIs of several machines apart, each of which calls its own one 127.0.0.1."""
+    parts = urlsplit(COMFYUI_URL)
+    if parts.hostname in ("localhost", "127.0.0.1", "::1"):
+        return f"{socket.gethostname()}:{parts.port or 80}"
+    return parts.netloc.rpartition("@")[2]
+
+
+ENGINE_NAME = env.str("ENGINE_NAME", "") or engine_name()
+
+DEBUG = False
+ROOT_URLCONF = "wanapi.urls"
+WSGI_APPLICATION = "wanapi.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+APPEND_SLASH = False  # a redirect would turn a POST into a GET
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / ".local" / "static"
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "django_q",
+    "jobs",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+WHITENOISE_USE_FINDERS = True  # the admin's files come straight from the packages, no collectstatic
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# Room for an image of IMAGE_MAX_BYTES in Base64 and a prompt; jobs.parsers answers 413 beyond it.
+DATA_UPLOAD_MAX_MEMORY_SIZE = IMAGE_MAX_BYTES * 4 // 3 + 1024 * 1024
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["jobs.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PARSER_CLASSES": ["jobs.parsers.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_METADATA_CLASS": None,
+    "EXCEPTION_HANDLER": "jobs.errors.handle",
+    "UNAUTHENTICATED_USER": None,
+}
+
+# Two clusters share one queue table. A message only wakes a worker up; the job's row is the truth
+# (docs/architecture.md). So a message is never retried, timed out or kept.
+NEVER = 10 * 365 * 24 * 3600
+Q_CLUSTER = {
+    "name": "wanapi",
+    "orm": "default",
+    "poll": 0.2,
+    "retry": NEVER,
+    "timeout": None,
+    "recycle": NEVER,
+    "save_limit": -1,
+    "scheduler": False,
+    "ack_failures": True,
+    "workers": 1,
+    "ALT_CLUSTERS": {"render": {"workers": 1}, "publish": {"workers": 2}},
+}
+# "Retry larger than timeout": there is no timeout, since the driver has deadlines of its own.
+warnings.filterwarnings("ignore", message="Retry and timeout are misconfigured")
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": sys.stderr, "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {
+        "django-q": {"level": "WARNING" if LOG_LEVEL == "INFO" else LOG_LEVEL},
+        "django.request": {"level": "ERROR"},  # a client's 4xx is not our news
+    },
+}

@@ -1,0 +1,14 @@
+"""The API at the root, the admin below /admin/."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+handler400 = "jobs.errors.bad_request"
+handler403 = "jobs.errors.forbidden"
+handler404 = "jobs.errors.not_found"
+handler500 = "jobs.errors.server_error"
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("", include("jobs.urls")),
+]
