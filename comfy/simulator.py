@@ -650,12 +650,8 @@ class Worker:
             case "CLIPTextEncode":
                 return Result((inputs["text"],))
             case "LoadImage":
-                return Result(
-                    (
-                        await asyncio.to_thread(testcard.load, self.server.path("input") / inputs["image"]),
-                        None,
-                    )
-                )
+                path = self.server.path("input") / inputs["image"]
+                return Result((await asyncio.to_thread(testcard.load, path), None))  # no mask
             case "EmptyHunyuanLatentVideo":
                 return Result((testcard.empty_scene(inputs),))
             case "WanImageToVideo":

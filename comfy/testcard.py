@@ -192,7 +192,7 @@ def simulated_stamp(width: int, height: int) -> Image.Image:
     face = font(int(min(size, 0.45 * height)))
     band = Image.new("RGBA", (width, round(face.size * 1.3)), (0, 0, 0, 165))
     centre = (width // 2, band.height // 2)
-    bold = round(face.size / 40)
+    bold = round(face.size / 70)
     ImageDraw.Draw(band).text(centre, "SIMULATED", font=face, fill="white", anchor="mm", stroke_width=bold)
     return band
 

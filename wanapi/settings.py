@@ -114,7 +114,6 @@ TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 APPEND_SLASH = False  # a redirect would turn a POST into a GET
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / ".local" / "static"
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -152,7 +151,7 @@ TEMPLATES = [
     }
 ]
 
-# Room for an image of IMAGE_MAX_BYTES in Base64 and a prompt; jobs.parsers answers 413 beyond it.
+# Room for an image of IMAGE_MAX_BYTES in Base64 and a prompt; jobs.errors answers 413 beyond it.
 DATA_UPLOAD_MAX_MEMORY_SIZE = IMAGE_MAX_BYTES * 4 // 3 + 1024 * 1024
 
 REST_FRAMEWORK = {

@@ -1,0 +1,92 @@
+"""A pytest plugin: starts the tests' own Postgres, S3 and simulator, and points the settings at them.
+
+Loaded by ``-p`` before pytest-django reads the settings. Nothing of the machine's own is used, and nothing
+is left: the processes die with pytest.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+from local import parts
+from local.parts import ROOT
+
+FOLDER = ROOT / ".local" / "test"
+POSTGRES, S3, SIMULATOR = parts.free_port(), parts.free_port(), parts.free_port()
+S3_URL, SIMULATOR_URL = f"http://127.0.0.1:{S3}", f"http://127.0.0.1:{SIMULATOR}"
+KEY = "test-key"
+
+ENV = {
+    "API_KEY": KEY,
+    "SECRET_KEY": "for-tests-only",
+    "DATABASE_URL": parts.database_url(POSTGRES, "test"),
+    "S3_ENDPOINT_URL": S3_URL,
+    "S3_BUCKET": "wanapi",
+    "COMFYUI_URL": SIMULATOR_URL,
+    "WORKFLOW_PRESET": "fast",
+    "SIMULATOR_SECONDS_PER_STEP": "0.02",
+    **parts.S3_KEYS,
+}
+REAL_COMFYUI = os.environ.get("COMFYUI_URL", "")  # for `make test-comfyui` alone
+for name in list(os.environ):
+    if name.endswith("_FILE") or name.startswith("AWS_"):
+        del os.environ[name]
+os.environ.update(ENV)
+
+LOG = os.open(os.devnull, os.O_WRONLY)
+processes: list[subprocess.Popen[bytes]] = []
+
+
+def start(part: parts.Part) -> subprocess.Popen[bytes]:
+    user = ["--user", part.user] if part.user else []
+    process = subprocess.Popen(
+        [sys.executable, "-m", "local.child", *user, "--", *part.command],
+        env=os.environ | dict(part.env),
+        cwd=ROOT,
+        stdout=LOG,
+        stderr=subprocess.STDOUT,
+    )
+    processes.append(process)
+    return process
+
+
+def wait_for(url: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            try:
+                urllib.request.urlopen(url, timeout=2).close()
+            except urllib.error.HTTPError as error:
+                error.close()
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"{url} did not answer within 60 s; see {FOLDER}/parts.log")
+
+
+def pytest_configure() -> None:
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    for part in (
+        parts.postgres(FOLDER, port=POSTGRES, password="test", durable=False),
+        parts.s3(FOLDER, port=S3),
+        parts.simulator(FOLDER, port=SIMULATOR),
+    ):
+        start(part)
+    wait_for(S3_URL)
+    wait_for(SIMULATOR_URL)
+
+
+def pytest_unconfigure() -> None:
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    for process in processes:
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
