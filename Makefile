@@ -13,7 +13,8 @@ test: .venv/ready  ## all tests, on a Postgres, an S3 and a simulator of their o
 	@exec $(PY) -m pytest $(ARGS)
 
 test-comfyui: .venv/ready  ## the driver's tests against a real ComfyUI: COMFYUI_URL=http://... make test-comfyui
-	@exec $(PY) -m pytest tests/test_driver.py $(ARGS)
+	@test -n "$(COMFYUI_URL)" || { echo "Name the server: COMFYUI_URL=http://127.0.0.1:8188 make test-comfyui"; exit 1; }
+	@DRIVE="$(COMFYUI_URL)" exec $(PY) -m pytest tests/test_driver.py $(ARGS)
 
 lint: .venv/ready  ## format, style, types
 	@$(PY) -m ruff format --check .

@@ -33,7 +33,7 @@ ENV = {
     "SIMULATOR_SECONDS_PER_STEP": "0.02",
     **parts.S3_KEYS,
 }
-REAL_COMFYUI = os.environ.get("COMFYUI_URL", "")  # for `make test-comfyui` alone
+REAL_COMFYUI = os.environ.get("DRIVE", "").rstrip("/")  # of `make test-comfyui`
 for name in list(os.environ):
     if name.endswith("_FILE") or name.startswith("AWS_"):
         del os.environ[name]
