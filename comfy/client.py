@@ -81,7 +81,7 @@ class Failed:
 
 
 class Comfy:
-    """One ComfyUI server. Every method raises Unreachable when it does not answer. Not for several threads."""
+    """One ComfyUI server. Every method raises Unreachable when it does not answer. For one thread only."""
 
     def __init__(self, url: str):
         self.url = url.rstrip("/")

@@ -42,7 +42,7 @@ class Listener:
         self._closed.set()
 
     def nodes(self, prompt_id: str) -> dict[str, Any]:
-        """The nodes that the prompt has touched so far, as in its last ``progress_state``; {} if none came."""
+        """The nodes that the prompt has touched so far, as in its last ``progress_state``; {} if none."""
         return self._nodes.get(prompt_id, {})
 
     def forget(self, prompt_id: str) -> None:

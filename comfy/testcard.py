@@ -82,7 +82,7 @@ def write_video(path: Path, scene: Scene, fps: float, tags: dict[str, Any]) -> N
         stream.codec_context.thread_count = 2
         card = ImageCard(scene) if scene.start else BarsCard(scene, fps)
         for index in range(scene.frames):
-            frame = av.VideoFrame.from_image(card.frame(index))  # type: ignore[no-untyped-call]
+            frame = av.VideoFrame.from_image(card.frame(index))
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 

@@ -28,7 +28,17 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
-    list_display = ("id", "status", "kind", "short_prompt", "created_at", "waited", "ran", "percent", "attempt")
+    list_display = (
+        "id",
+        "status",
+        "kind",
+        "short_prompt",
+        "created_at",
+        "waited",
+        "ran",
+        "percent",
+        "attempt",
+    )
     list_filter = ("status", "kind", "preset", "engine", "created_at")
     search_fields = ("=id", "prompt")
     ordering = ("-created_at", "-id")
@@ -36,7 +46,10 @@ class JobAdmin(ReadOnlyAdmin):
     show_full_result_count = False
     actions = ("requeue",)
     fieldsets = (
-        (None, {"fields": ("id", "status", "error", "percent", "prompt", "kind", "reference_image", "video")}),
+        (
+            None,
+            {"fields": ("id", "status", "error", "percent", "prompt", "kind", "reference_image", "video")},
+        ),
         ("Times", {"fields": ("created_at", "started_at", "rendered_at", "finished_at", "waited", "ran")}),
         ("Render", {"fields": ("engine", "preset", "seed", "attempt", "render", "output")}),
         ("Claim", {"fields": ("worker", "fence", "lease_until", "not_before")}),
@@ -72,15 +85,19 @@ class JobAdmin(ReadOnlyAdmin):
     def video(self, job: Job) -> str:
         if job.status != Job.Status.COMPLETED:
             return "-"
-        return format_html('<video src="{}" width="832" controls loop muted></video>', storage.presign(job.video_key))
+        return format_html(
+            '<video src="{}" width="832" controls loop muted></video>', storage.presign(job.video_key)
+        )
 
     @admin.action(description="Requeue the selected failed jobs", permissions=["requeue"])
     def requeue(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
-        count, selected = jobs.requeue(), jobs.count()  # type: ignore[attr-defined]
+        count, selected = jobs.requeue(), jobs.count()
         if count:
             self.message_user(request, f"{count} jobs requeued.", messages.SUCCESS)
         if selected > count:
-            self.message_user(request, f"{selected - count} jobs are not failed and stay as they are.", messages.WARNING)
+            self.message_user(
+                request, f"{selected - count} jobs are not failed and stay as they are.", messages.WARNING
+            )
 
     def has_requeue_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("jobs.change_job")  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Every error answer is JSON: ``{"detail": "<one sentence>"}``, and ``errors`` by field for a refused body."""
+"""Every error answer is JSON: ``{"detail": "<one sentence>"}``, plus ``errors`` by field for a bad body."""
 
 import logging
 from typing import Any

@@ -4,6 +4,7 @@ requests-hardened resolves the name once, refuses what is not public, and connec
 checked. Here are the limits on time, size, ports and redirects.
 """
 
+import contextlib
 import socket
 import threading
 from typing import Any
@@ -42,10 +43,16 @@ def fetch(url: str) -> bytes:
                     raise BadImage(f"The image's server answered with status {response.status_code}.")
                 body = _read(response)
         except InvalidIPAddress:
-            raise BadImage("The address is not public; images are fetched from public servers only.") from None
+            raise BadImage(
+                "The address is not public; images are fetched from public servers only."
+            ) from None
         except requests.TooManyRedirects:
             raise BadImage(f"The image's server redirected more than {MAX_REDIRECTS} times.") from None
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
+        except (
+            requests.exceptions.InvalidURL,
+            requests.exceptions.InvalidSchema,
+            requests.exceptions.MissingSchema,
+        ):
             raise BadImage("This is not an http or https URL.") from None
         except (requests.RequestException, OSError, ValueError):  # ValueError: what urllib cannot parse
             body = None
@@ -66,7 +73,7 @@ def _read(response: requests.Response) -> bytes:
 
 
 class Deadline:
-    """Cuts every socket of a fetch when its time is up: a timeout per read lets a slow drip go on for ever."""
+    """Cuts every socket of a fetch when its time is up: timeouts per read let a slow drip go on for ever."""
 
     def __init__(self, seconds: float):
         self.passed = False
@@ -93,10 +100,8 @@ class Deadline:
     def _cut(self) -> None:
         self.passed = True
         for duplicate in self._sockets:
-            try:
+            with contextlib.suppress(OSError):  # it ended by itself
                 duplicate.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it ended by itself
 
 
 class _WatchedAdapter(HTTPAdapter):

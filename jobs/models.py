@@ -18,7 +18,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models, transaction
-from django.db.models import Case, Exists, F, OuterRef, Q, Value, When
+from django.db.models import Case, Exists, F, Q, Value, When
 from django.db.models.functions import Coalesce, Now
 from django_q.models import OrmQ
 from django_q.tasks import async_task
@@ -232,8 +232,15 @@ class JobQuerySet(models.QuerySet["Job"]):
         """An operator's second chance for failed jobs: a new render, all counters back to 0."""
         with transaction.atomic():
             count = self.filter(status=Job.Status.FAILED).update(
-                status=Job.Status.QUEUED,
-                **{name: Job._meta.get_field(name).get_default() for name in Job.RENDER_FACTS},
+                **Job.UNRENDERED,
+                error="",
+                finished_at=None,
+                not_before=None,
+                attempt=0,
+                lost=0,
+                out_of_memory=0,
+                lapses=0,
+                publish_tries=0,
             )
             if count:
                 wake(RENDER)
@@ -294,10 +301,15 @@ class Job(models.Model):
 
     objects = JobQuerySet.as_manager()
 
-    RENDER_FACTS = (
-        "progress started_at rendered_at finished_at error attempt engine output lost out_of_memory lapses "
-        "publish_tries not_before"
-    ).split()
+    # Back to the queue, to be rendered anew. ``render`` goes on counting, so that prompt ids stay unique.
+    UNRENDERED: dict[str, Any] = {
+        "status": Status.QUEUED,
+        "engine": None,
+        "started_at": None,
+        "rendered_at": None,
+        "output": "",
+        "progress": 0,
+    }
 
     class Meta:
         indexes = [
@@ -307,14 +319,17 @@ class Job(models.Model):
                 name="job_to_publish",
                 condition=Q(status="processing", rendered_at__isnull=False),
             ),
-            models.Index(fields=["engine"], name="job_begun", condition=Q(status="queued", engine__isnull=False)),
+            models.Index(
+                fields=["engine"], name="job_begun", condition=Q(status="queued", engine__isnull=False)
+            ),
             models.Index(fields=["lease_until"], name="job_leases", condition=Q(lease_until__isnull=False)),
             models.Index(fields=["-created_at", "-id"], name="job_list"),
             models.Index(fields=["status", "-created_at", "-id"], name="job_list_by_status"),
         ]
         constraints = [
             models.CheckConstraint(
-                condition=Q(status__in=["queued", "processing", "completed", "failed"]), name="job_status_known"
+                condition=Q(status__in=["queued", "processing", "completed", "failed"]),
+                name="job_status_known",
             ),
             models.CheckConstraint(condition=Q(progress__lte=100), name="job_progress_is_percent"),
             models.CheckConstraint(
@@ -325,12 +340,15 @@ class Job(models.Model):
             ),
             models.CheckConstraint(
                 condition=~Q(status="completed")
-                | (Q(video_size__gt=0, video_frames__gt=0, rendered_at__isnull=False) & ~Q(video_sha256="")),
+                | (
+                    # isnull as well: a CHECK that compares with NULL passes
+                    Q(video_size__isnull=False, video_frames__isnull=False, rendered_at__isnull=False)
+                    & Q(video_size__gt=0, video_frames__gt=0)
+                    & ~Q(video_sha256="")
+                ),
                 name="job_completed_has_video",
             ),
-            models.CheckConstraint(
-                condition=~Q(status="failed") | ~Q(error=""), name="job_failed_has_error"
-            ),
+            models.CheckConstraint(condition=~Q(status="failed") | ~Q(error=""), name="job_failed_has_error"),
         ]
 
     def __str__(self) -> str:
@@ -383,7 +401,7 @@ class Job(models.Model):
         self._write(engine=engine, render=F("render") + 1)
 
     def started(self) -> None:
-        """ComfyUI executes the prompt. An adopted one has been seen to run before: no news, no new chances."""
+        """ComfyUI executes the prompt. An adopted one has run before: no news, no new chances."""
         news = {} if self.started_at else {"started_at": Now(), "lapses": 0}
         self._write(status=self.Status.PROCESSING, **news)
 
@@ -445,16 +463,7 @@ class Job(models.Model):
 
     def _render_anew(self, **counted: Any) -> None:
         with transaction.atomic():
-            self._write(
-                status=self.Status.QUEUED,
-                engine=None,
-                started_at=None,
-                rendered_at=None,
-                output="",
-                progress=0,
-                lease_until=None,
-                **counted,
-            )
+            self._write(**self.UNRENDERED, lease_until=None, **counted)
             wake(RENDER)
 
     def hand_back(self, pause: float = 0) -> None:

@@ -15,7 +15,9 @@ class StrictJSONParser(JSONParser):
         except RecursionError:
             raise ParseError("The JSON is nested too deeply.") from None
         except ParseError:
-            raise ParseError("The body is not JSON in UTF-8. (Line breaks in a string must be escaped.)") from None
+            raise ParseError(
+                "The body is not JSON in UTF-8. (Line breaks in a string must be escaped.)"
+            ) from None
         if not isinstance(data, dict):
             raise ParseError("The body must be a JSON object.")
         return data

@@ -66,7 +66,9 @@ class JobsQuery(serializers.Serializer):
     MAX = 1000
 
     status = serializers.ChoiceField(choices=Job.Status.choices, required=False)
-    limit = serializers.RegexField(r"^[0-9]+$", default="100", error_messages={"invalid": "This must be a whole number."})
+    limit = serializers.RegexField(
+        r"^[0-9]+$", default="100", error_messages={"invalid": "This must be a whole number."}
+    )
 
     def validate_limit(self, digits: str) -> int:
         limit = int(digits[-4:]) if not digits[:-4].strip("0") else self.MAX
@@ -90,7 +92,12 @@ def submitted(job: Job) -> dict[str, Any]:
 
 
 def status(job: Job) -> dict[str, Any]:
-    return {"job_id": str(job.pk), "status": job.status, "video_url": video_url(job), "error": job.error or None}
+    return {
+        "job_id": str(job.pk),
+        "status": job.status,
+        "video_url": video_url(job),
+        "error": job.error or None,
+    }
 
 
 def listed(job: Job) -> dict[str, Any]:

@@ -88,4 +88,3 @@ def find(text: str) -> Job:
     if job is None:
         raise NotFound("There is no job with this id.")
     return job
-

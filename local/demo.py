@@ -34,7 +34,9 @@ def main() -> None:
         sys.exit("make demo: stopped.")
     except (Problem, OSError, requests.RequestException) as problem:
         sys.exit(f"make demo: {problem}")
-    print(f"\nDone in {time.monotonic() - began:.0f} s. Two videos, drawn by the SIMULATOR, not by the model:")
+    print(
+        f"\nDone in {time.monotonic() - began:.0f} s. Two videos, drawn by the SIMULATOR, not by the model:"
+    )
     for kind in ("text-to-video", "image-to-video"):
         print(f"  demo/{kind}.mp4")
     print("Next: `make serve` runs the service to work with.")
@@ -125,7 +127,8 @@ def check(path: Path) -> None:
     with av.open(str(path)) as video:
         stream = video.streams.video[0]
         frames = sum(1 for _ in video.decode(stream))
-        found = f"{stream.codec_context.name} {stream.width}x{stream.height} {stream.average_rate} fps {frames} frames"
+        found = f"{stream.codec_context.name} {stream.width}x{stream.height} {stream.average_rate} fps"
+        found += f" {frames} frames"
     if found != "h264 832x480 16 fps 81 frames":
         raise Problem(f"{path.name} is {found}.")
     print(f"  {path.relative_to(ROOT)}: {found}")

@@ -84,7 +84,10 @@ def _reachable(folder: Path, package: Path) -> tuple[Path, Path]:
     copy = outside / "site-packages"
     if not copy.exists():
         partial = outside / f"site-packages.{os.getpid()}"
-        for name in (package.name, f"{package.name}.libs"):  # the binaries look for the second beside the first
+        for name in (
+            package.name,
+            f"{package.name}.libs",
+        ):  # the binaries look for the second beside the first
             if (package.parent / name).exists():
                 shutil.copytree(package.parent / name, partial / name, symlinks=True)
         partial.rename(copy)

@@ -37,9 +37,8 @@ def wait_for_database() -> None:
 def make_admin() -> None:
     from django.contrib.auth.models import User
 
-    if password := os.environ.get("ADMIN_PASSWORD"):
-        if not User.objects.filter(username="admin").exists():
-            User.objects.create_superuser("admin", password=password)
+    if not User.objects.filter(username="admin").exists():
+        User.objects.create_superuser("admin", password=os.environ["ADMIN_PASSWORD"])
 
 
 def make_bucket() -> None:

@@ -15,15 +15,16 @@ from local.stack import Problem, Stack
 
 FOLDER = ROOT / ".local" / "serve"
 # Variables that, when set, are used instead of what the stack would choose or start itself.
-NAMES = (
-    "API_KEY DATABASE_URL COMFYUI_URL COMFYUI_INPUT_DIR COMFYUI_OUTPUT_DIR ENGINE_NAME WORKFLOW_PRESET S3_BUCKET "
-    "S3_ENDPOINT_URL S3_PUBLIC_ENDPOINT_URL AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION SECRET_KEY "
-    "ALLOWED_HOSTS HOST PORT"
-).split()
+NAMES = """
+    API_KEY SECRET_KEY ALLOWED_HOSTS HOST PORT DATABASE_URL
+    COMFYUI_URL COMFYUI_INPUT_DIR COMFYUI_OUTPUT_DIR ENGINE_NAME WORKFLOW_PRESET
+    S3_BUCKET S3_ENDPOINT_URL S3_PUBLIC_ENDPOINT_URL
+    AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION
+"""
 
 
 def given() -> dict[str, str]:
-    return {name: os.environ[name] for name in NAMES if os.environ.get(name)}
+    return {name: os.environ[name] for name in NAMES.split() if os.environ.get(name)}
 
 
 class Stopped(Exception):

@@ -13,9 +13,9 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
+
+import requests
 
 from local import parts
 from local.parts import ROOT, Part
@@ -47,7 +47,9 @@ class Stack:
         """Made once for each folder."""
         path = self.folder / "secrets.json"
         if not path.exists():
-            made = {name: secrets.token_urlsafe(24) for name in ("SECRET_KEY", "API_KEY", "postgres", "admin")}
+            made = {
+                name: secrets.token_urlsafe(24) for name in ("SECRET_KEY", "API_KEY", "postgres", "admin")
+            }
             path.touch(mode=0o600)
             path.write_text(json.dumps(made))
         return json.loads(path.read_text())
@@ -69,6 +71,8 @@ class Stack:
             port = parts.free_port()
             self.parts["simulator"] = parts.simulator(self.folder, port=port)
             env["COMFYUI_URL"] = f"http://127.0.0.1:{port}"
+            for kind in ("INPUT", "OUTPUT"):
+                env[f"COMFYUI_{kind}_DIR"] = str(self.folder / "comfyui" / kind.lower())
         return env | given
 
     @property
@@ -120,7 +124,17 @@ class Stack:
         config.write_text(self._config())
         env = os.environ | self.env
         self.supervisor = subprocess.Popen(
-            [sys.executable, "-m", "local.child", "--", sys.executable, "-m", "supervisor.supervisord", "-c", str(config)],
+            [
+                sys.executable,
+                "-m",
+                "local.child",
+                "--",
+                sys.executable,
+                "-m",
+                "supervisor.supervisord",
+                "-c",
+                str(config),
+            ],
             cwd=ROOT,
             env=env,
             start_new_session=True,  # Ctrl-C is for us, and we stop it in order
@@ -146,7 +160,9 @@ class Stack:
             try:
                 probe.bind((host, int(port)))
             except (OSError, ValueError, OverflowError) as error:
-                raise Problem(f"The service cannot listen on {host}:{port} ({error}); choose another with PORT=....") from None
+                raise Problem(
+                    f"The service cannot listen on {host}:{port} ({error}); choose another with PORT=...."
+                ) from None
 
     def _wait(self, name: str, url: str) -> None:
         """Until the part answers at all; parts that are not ours are not waited for."""
@@ -156,11 +172,8 @@ class Stack:
         while time.monotonic() < deadline:
             if not self.running():
                 raise Problem(f"supervisord ended; see {self.logs}/supervisord.log.")
-            with contextlib.suppress(OSError):
-                try:
-                    urllib.request.urlopen(url, timeout=2).close()
-                except urllib.error.HTTPError:
-                    pass  # an answer, too
+            with contextlib.suppress(requests.RequestException):
+                requests.head(url, timeout=2)  # any answer will do
                 return
             time.sleep(0.1)
         raise Problem(f"{name} did not start within {STARTUP} s; see {self.logs}/{name}.log.")

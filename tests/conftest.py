@@ -61,7 +61,9 @@ class Simulator:
         return [entry["prompt_id"] for entry in entries if entry["event"] == event]
 
     def fault(self, kind: str, **options: Any) -> None:
-        requests.post(f"{self.url}/simulator/faults", json={"kind": kind, **options}, timeout=5).raise_for_status()
+        requests.post(
+            f"{self.url}/simulator/faults", json={"kind": kind, **options}, timeout=5
+        ).raise_for_status()
 
 
 @pytest.fixture
@@ -92,7 +94,9 @@ def make_job(**fields: Any) -> Job:
     return job
 
 
-def picture(width: int = 64, height: int = 48, format: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
+def picture(
+    width: int = 64, height: int = 48, format: str = "PNG", mode: str = "RGB", **options: Any
+) -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, (width, height), "red" if mode in ("RGB", "RGBA") else 0).save(buffer, format, **options)
     return buffer.getvalue()

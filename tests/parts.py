@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
+
+import requests
 
 from local import parts
 from local.parts import ROOT
@@ -59,11 +59,8 @@ def start(part: parts.Part) -> subprocess.Popen[bytes]:
 def wait_for(url: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            try:
-                urllib.request.urlopen(url, timeout=2).close()
-            except urllib.error.HTTPError as error:
-                error.close()
+        with contextlib.suppress(requests.RequestException):
+            requests.head(url, timeout=2)  # any answer will do
             return
         time.sleep(0.05)
     raise RuntimeError(f"{url} did not answer within 60 s; see {FOLDER}/parts.log")

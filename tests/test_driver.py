@@ -21,7 +21,9 @@ URL = parts.REAL_COMFYUI or parts.SIMULATOR_URL
 PATIENCE = 300 if parts.REAL_COMFYUI else 20
 MARK = "the-tests"
 
-only_simulator = pytest.mark.skipif(bool(parts.REAL_COMFYUI), reason="a fault that a real ComfyUI has not on order")
+only_simulator = pytest.mark.skipif(
+    bool(parts.REAL_COMFYUI), reason="a fault that a real ComfyUI has not on order"
+)
 
 
 @pytest.fixture
@@ -201,7 +203,7 @@ class TestRefused:
         prompt = Prompt(comfy)
         prompt.graph["vae"]["inputs"]["vae_name"] = "none.safetensors"
 
-        with pytest.raises(Refused, match="ComfyUI lacks the model file vae/none.safetensors") as refused:
+        with pytest.raises(Refused) as refused:
             prompt.post()
         assert refused.value.message == "ComfyUI lacks the model file vae/none.safetensors."
 

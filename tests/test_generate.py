@@ -68,7 +68,9 @@ def test_white_space_does_not_count_towards_the_limit(api, submit):
     submit(prompt=" " * 500 + "x" * 10_000)
 
 
-@pytest.mark.parametrize("prompt", [None, "", "  \n ", 5, ["a"], {"a": 1}, True, "x" * 10_001, "a\x00b", "a\ud800b"])
+@pytest.mark.parametrize(
+    "prompt", [None, "", "  \n ", 5, ["a"], {"a": 1}, True, "x" * 10_001, "a\x00b", "a\ud800b"]
+)
 def test_it_refuses_a_prompt_that_is_none(api, prompt):
     answer = refused(api, {"prompt": prompt})
 
@@ -84,7 +86,17 @@ def test_it_refuses_a_missing_prompt(api):
 
 
 @pytest.mark.parametrize(
-    "body", [b"{", b"[]", b'"a"', b"null", b'{"prompt": NaN}', b'{"prompt": "\xff"}', b"[" * 100_000, b'{"a":' * 50_000]
+    "body",
+    [
+        b"{",
+        b"[]",
+        b'"a"',
+        b"null",
+        b'{"prompt": NaN}',
+        b'{"prompt": "\xff"}',
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+    ],
 )
 def test_it_refuses_a_body_that_is_no_json_object(api, body):
     assert set(refused(api, body)) == {"detail"}
@@ -154,7 +166,9 @@ class TestImage:
         assert "Base64" in str(refused(api, {"prompt": "A cat", "image_base64": text}))
 
     def test_base64_wins_over_a_url(self, api, submit):
-        submit(image_base64=base64.b64encode(picture()).decode(), image_url="http://127.0.0.1:1/never-fetched")
+        submit(
+            image_base64=base64.b64encode(picture()).decode(), image_url="http://127.0.0.1:1/never-fetched"
+        )
 
     def test_without_s3_image_jobs_get_503_and_text_jobs_are_accepted(self, api, submit, settings):
         from jobs import storage

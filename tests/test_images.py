@@ -49,7 +49,8 @@ def test_cmyk_becomes_rgb():
     image = normalised(Image.new("CMYK", (800, 600), (0, 255, 255, 0)), "JPEG")
 
     red, green, blue = image.getpixel((100, 100))
-    assert red > 200 and green < 60 and blue < 60
+    assert red > 200
+    assert max(green, blue) < 60
 
 
 def test_a_palette_with_transparency_is_flattened():

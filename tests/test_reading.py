@@ -37,7 +37,9 @@ class TestStatus:
         settings.S3_PUBLIC_ENDPOINT_URL = "https://videos.example.com"
         job = make_job(status="completed")
 
-        assert api.get(f"/status/{job.pk}").json()["video_url"].startswith("https://videos.example.com/wanapi/")
+        assert (
+            api.get(f"/status/{job.pk}").json()["video_url"].startswith("https://videos.example.com/wanapi/")
+        )
 
     def test_a_failed_job_says_why(self, api):
         job = make_job(status="failed", error="The GPU ran out of memory.")
@@ -46,7 +48,9 @@ class TestStatus:
 
         assert (answer["status"], answer["error"]) == ("failed", "The GPU ran out of memory.")
 
-    @pytest.mark.parametrize("job_id", [str(uuid.uuid4()), "1", "x" * 3000, "%00", "{" + str(uuid.uuid4()) + "}"])
+    @pytest.mark.parametrize(
+        "job_id", [str(uuid.uuid4()), "1", "x" * 3000, "%00", "{" + str(uuid.uuid4()) + "}"]
+    )
     def test_an_unknown_or_malformed_id_is_404(self, api, job_id):
         answer = api.get(f"/status/{job_id}")
 
@@ -97,7 +101,9 @@ class TestList:
         assert len(api.get("/jobs?limit=2").json()) == 2
         assert len(api.get("/jobs?limit=99999999999999999999").json()) == 3
 
-    @pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=1.5", "limit=x", "limit=", "status=done", "status="])
+    @pytest.mark.parametrize(
+        "query", ["limit=0", "limit=-1", "limit=1.5", "limit=x", "limit=", "status=done", "status="]
+    )
     def test_it_refuses_what_makes_no_sense(self, api, query):
         answer = api.get(f"/jobs?{query}")
 

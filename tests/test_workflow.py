@@ -22,7 +22,9 @@ def test_a_preset_sets_what_the_official_template_has(kind, preset, steps, cfg, 
     high, low = (graph[name]["inputs"] for name in workflow.SAMPLERS)
     assert (high["steps"], high["cfg"], high["start_at_step"], high["end_at_step"]) == (steps, cfg, 0, split)
     assert (low["steps"], low["cfg"], low["start_at_step"]) == (steps, cfg, split)
-    assert graph["high_noise_shift"]["inputs"]["shift"] == graph["low_noise_shift"]["inputs"]["shift"] == shift
+    assert (
+        graph["high_noise_shift"]["inputs"]["shift"] == graph["low_noise_shift"]["inputs"]["shift"] == shift
+    )
     assert ("high_noise_lora" in graph) == (preset == "fast")
     size = graph["latent" if kind == "text-to-video" else "image_to_video"]["inputs"]
     assert (size["width"], size["height"], size["length"]) == (832, 480, 81)
@@ -40,7 +42,9 @@ def test_every_link_leads_to_a_node(kind, preset):
 
 
 def test_the_parameters_of_a_job_are_in_its_graph():
-    graph = build(kind="image-to-video", prompt="A dog", seed=5, prefix="wanapi/x/2", image="wanapi/x/input.png")
+    graph = build(
+        kind="image-to-video", prompt="A dog", seed=5, prefix="wanapi/x/2", image="wanapi/x/input.png"
+    )
 
     assert graph["prompt"]["inputs"]["text"] == "A dog"
     assert graph["high_noise_sampler"]["inputs"]["noise_seed"] == 5
@@ -68,7 +72,8 @@ def test_the_model_files_of_a_preset_are_those_of_both_kinds():
 
 
 @pytest.mark.parametrize(
-    ("high", "low", "percent"), [(None, None, 0), ((1, 2), None, 25), ((2, 2), (0, 2), 50), ((2, 2), (2, 2), 99)]
+    ("high", "low", "percent"),
+    [(None, None, 0), ((1, 2), None, 25), ((2, 2), (0, 2), 50), ((2, 2), (2, 2), 99)],
 )
 def test_progress_runs_over_both_samplers(high, low, percent):
     states = {"high_noise_sampler": high, "low_noise_sampler": low, "decode": (0, 1)}

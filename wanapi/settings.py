@@ -50,18 +50,27 @@ def database() -> dict[str, Any]:
     required("DATABASE_URL", "give it a PostgreSQL URL, postgresql://user:password@host:5432/name")
     config = dict(env.dj_db_url("DATABASE_URL", conn_max_age=600, conn_health_checks=True))
     if config["ENGINE"] != "django.db.backends.postgresql":
-        raise ImproperlyConfigured("DATABASE_URL must name a PostgreSQL database: the queue needs its row locks.")
+        raise ImproperlyConfigured(
+            "DATABASE_URL must name a PostgreSQL database: the queue needs its row locks."
+        )
     # A database that is cut off must not hang its clients: 5 s to connect, 10 s until a dead link is noticed.
-    patience = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 5, "keepalives_interval": 2}
+    patience = {
+        "connect_timeout": 5,
+        "tcp_user_timeout": 10_000,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+    }
     config["OPTIONS"] = patience | config.get("OPTIONS", {})
     return config
 
 
 try:
     API_KEY = required("API_KEY", "choose the key that clients send as X-API-Key")
-    SECRET_KEY = required("SECRET_KEY", "give it a long random text, the same for every process of this service")
+    SECRET_KEY = required(
+        "SECRET_KEY", "give it a long random text, the same for every process of this service"
+    )
     ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
-    CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", [])
+    CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
     DATABASES = {"default": database()}
 
     COMFYUI_URL = url("COMFYUI_URL", "http://127.0.0.1:8188")
@@ -79,7 +88,7 @@ try:
     S3_PUBLIC_ENDPOINT_URL = url("S3_PUBLIC_ENDPOINT_URL") or S3_ENDPOINT_URL
     VIDEO_URL_TTL = above("VIDEO_URL_TTL", 1, 3600)
 
-    IMAGE_URL_ALLOW = env.list("IMAGE_URL_ALLOW", [])
+    IMAGE_URL_ALLOW: list[str] = env.list("IMAGE_URL_ALLOW", [])
     IMAGE_URL_TIMEOUT = above("IMAGE_URL_TIMEOUT", 1, 20)
     IMAGE_MAX_BYTES = above("IMAGE_MAX_BYTES", 1, 20 * 1024 * 1024)
     LOG_LEVEL = env.str("LOG_LEVEL", "INFO").upper()
@@ -87,7 +96,9 @@ except (EnvError, ValueError) as error:
     raise ImproperlyConfigured(str(error)) from error
 
 if WORKFLOW_PRESET not in PRESETS:
-    raise ImproperlyConfigured(f"WORKFLOW_PRESET must be one of {', '.join(PRESETS)}, not {WORKFLOW_PRESET!r}.")
+    raise ImproperlyConfigured(
+        f"WORKFLOW_PRESET must be one of {', '.join(PRESETS)}, not {WORKFLOW_PRESET!r}."
+    )
 if VIDEO_URL_TTL > 7 * 24 * 3600:
     raise ImproperlyConfigured("VIDEO_URL_TTL must be at most 604800: S3 signs links for seven days at most.")
 for host in IMAGE_URL_ALLOW:

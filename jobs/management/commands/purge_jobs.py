@@ -14,7 +14,13 @@ class Command(BaseCommand):
     help = "Removes finished jobs with their videos and images."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--older-than", type=age, required=True, metavar="AGE", help="finished longer ago than this, e.g. 30d")
+        parser.add_argument(
+            "--older-than",
+            type=age,
+            required=True,
+            metavar="AGE",
+            help="finished longer ago than this, e.g. 30d",
+        )
         parser.add_argument("--status", type=status(*FINAL), help=f"only these: {' or '.join(FINAL)}")
         parser.add_argument("--dry-run", action="store_true", help="only say how many there are")
 
@@ -28,5 +34,7 @@ class Command(BaseCommand):
             for job in jobs.iterator(chunk_size=200):
                 removed += job.purge()
         except StorageError as error:
-            raise CommandError(f"S3 failed after {removed} jobs were removed; run it again. ({error})") from error
+            raise CommandError(
+                f"S3 failed after {removed} jobs were removed; run it again. ({error})"
+            ) from error
         self.stdout.write(f"{removed} jobs removed.")

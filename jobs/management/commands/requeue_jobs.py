@@ -15,8 +15,12 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("job_ids", nargs="*", type=uuid.UUID, metavar="JOB_ID")
-        parser.add_argument("--status", type=status(Job.Status.FAILED), help="all jobs of this status: failed")
-        parser.add_argument("--since", type=age, metavar="AGE", help="only those created within it, e.g. 90m, 24h, 7d")
+        parser.add_argument(
+            "--status", type=status(Job.Status.FAILED), help="all jobs of this status: failed"
+        )
+        parser.add_argument(
+            "--since", type=age, metavar="AGE", help="only those created within it, e.g. 90m, 24h, 7d"
+        )
 
     def handle(
         self, *, job_ids: list[uuid.UUID], status: str | None, since: timedelta | None, **options: Any

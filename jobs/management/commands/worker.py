@@ -41,7 +41,9 @@ class Sentinel(django_q.cluster.Sentinel):
         """A pusher or monitor may end by itself when the database is away, and is replaced. One that was
         killed, or a worker, may have died with a lock of the queues in its hands."""
         if process in self.pool or process.exitcode < 0:
-            logger.critical("a process of the cluster died (%s); leaving, to be started afresh", process.exitcode)
+            logger.critical(
+                "a process of the cluster died (%s); leaving, to be started afresh", process.exitcode
+            )
             os._exit(1)
         super().reincarnate(process)
 
@@ -83,7 +85,7 @@ def start_cluster() -> Any:
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc:
         os.register_at_fork(after_in_child=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
-    django_q.cluster.Sentinel = Sentinel
+    django_q.cluster.Sentinel = Sentinel  # type: ignore[misc]
     q2 = django_q.cluster.Cluster()
     q2.start()
     return q2
@@ -155,7 +157,9 @@ class EngineWatch:
             self._look_at = time.monotonic() + self._pause
             return
         if lacks != engine.lacks:
-            logger.warning("engine %s: missing model files: %s", engine.name, ", ".join(lacks) or "none any more")
+            logger.warning(
+                "engine %s: missing model files: %s", engine.name, ", ".join(lacks) or "none any more"
+            )
         self._pause = TICK
         self._look_at = 0.0
 

@@ -1,0 +1,178 @@
+"""``make serve`` in a checkout of its own: how it starts, what it says, and that it leaves nothing behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+import requests
+
+from local.parts import ROOT, free_port
+from tests import parts
+
+MARK = "WANAPI_TEST_MARK"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """The files that git knows, with the environments that are set up already."""
+    folder = tmp_path_factory.mktemp("checkout")
+    folder.chmod(0o755)
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(
+        listed, cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines():
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    for name in (".venv", ".venv-s3"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+class Serve:
+    """One ``make serve``, and every process that came of it, told by a mark in their environment."""
+
+    def __init__(self, checkout, **env):
+        self.checkout, self.mark, self.port = checkout, uuid.uuid4().hex, str(free_port())
+        clean = {name: value for name, value in os.environ.items() if name not in parts.ENV}
+        self.process = subprocess.Popen(
+            ["make", "serve"],
+            cwd=checkout,
+            env=clean | {"PORT": self.port, MARK: self.mark} | env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.output = ""
+
+    def wait_until_it_runs(self):
+        for line in self.process.stdout:
+            self.output += line
+            if "Ctrl-C" in line:
+                return self
+        raise AssertionError(f"it ended: {self.output}")
+
+    def processes(self):
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+        return found
+
+    def gone(self, within):
+        deadline = time.monotonic() + within
+        while left := self.processes():
+            assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_text() for pid in left]
+            time.sleep(0.05)
+
+    def manage(self, *arguments):
+        clean = {name: value for name, value in os.environ.items() if name not in parts.ENV}
+        command = [".venv/bin/python", "manage.py", *arguments]
+        return subprocess.run(command, cwd=self.checkout, env=clean, capture_output=True, text=True)
+
+    def end(self):
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait(10)
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def serve(checkout):
+    started = []
+
+    def start(**env):
+        started.append(Serve(checkout, **env))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end()
+
+
+def test_it_serves_until_sigterm_to_make_alone_and_leaves_no_process(serve):
+    first = serve(API_KEY="k").wait_until_it_runs()
+    url = f"http://127.0.0.1:{first.port}"
+    assert url in first.output
+    assert "SIMULATOR" in first.output
+    answer = requests.post(
+        f"{url}/generate", json={"prompt": "A cat"}, headers={"X-API-Key": "k"}, timeout=10
+    )
+    assert answer.status_code == 200
+    assert first.manage("requeue_jobs", "--status", "failed").stdout == "0 jobs requeued.\n"
+
+    second = serve(PORT=str(free_port()))
+    assert "It runs already in this checkout" in second.process.communicate(timeout=20)[0]
+    assert second.process.returncode
+
+    first.process.send_signal(signal.SIGTERM)
+    first.gone(within=10)
+
+    without = first.manage("requeue_jobs", "--status", "failed")
+    assert without.returncode
+    assert without.stderr == "wanapi: API_KEY is not set: choose the key that clients send as X-API-Key.\n"
+
+
+def test_after_kill_9_of_everything_it_works_again_with_its_data(serve):
+    killed = serve(API_KEY="k").wait_until_it_runs()
+    headers = {"X-API-Key": "k"}
+    job = requests.post(
+        f"http://127.0.0.1:{killed.port}/generate", json={"prompt": "A cat"}, headers=headers, timeout=10
+    ).json()
+    os.kill(killed.process.pid, signal.SIGKILL)
+    for pid in killed.processes():
+        os.kill(pid, signal.SIGKILL)
+    killed.gone(within=5)
+
+    again = serve(API_KEY="k").wait_until_it_runs()
+
+    deadline = time.monotonic() + 60
+    url = f"http://127.0.0.1:{again.port}/jobs/{job['job_id']}"
+    while (answer := requests.get(url, headers=headers, timeout=10).json())["status"] != "completed":
+        assert time.monotonic() < deadline, answer
+        assert answer["status"] in ("queued", "processing"), answer
+        time.sleep(0.2)
+
+
+def test_a_port_in_use_is_said_in_one_sentence(serve):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refused = serve(PORT=str(taken.getsockname()[1]))
+        output = refused.process.communicate(timeout=20)[0]
+
+    assert refused.process.returncode
+    assert "choose another with PORT=" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("part", ["postgres", "gunicorn", "worker render"])
+def test_each_process_is_started_again_when_it_is_killed(serve, part):
+    running = serve(API_KEY="k").wait_until_it_runs()
+
+    def pids():
+        return {
+            pid
+            for pid in running.processes()
+            if part in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+            and "local.child" not in Path(f"/proc/{pid}/cmdline").read_text()
+        }
+
+    victims = pids()
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+
+    deadline = time.monotonic() + 20
+    while not pids() - victims:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
