@@ -1,7 +1,7 @@
 # The whole developer's manual. Each target does its own set-up, once.
 PY := .venv/bin/python
 
-.PHONY: demo serve test test-comfyui lint
+.PHONY: demo serve test test-comfyui bench lint
 
 demo: .venv/ready  ## one text-to-video and one image-to-video job through everything; leaves two MP4s in demo/
 	@exec $(PY) -m local.demo
@@ -15,6 +15,9 @@ test: .venv/ready  ## all tests, on a Postgres, an S3 and a simulator of their o
 test-comfyui: .venv/ready  ## the driver's tests against a real ComfyUI: COMFYUI_URL=http://... make test-comfyui
 	@test -n "$(COMFYUI_URL)" || { echo "Name the server: COMFYUI_URL=http://127.0.0.1:8188 make test-comfyui"; exit 1; }
 	@DRIVE="$(COMFYUI_URL)" exec $(PY) -m pytest tests/test_driver.py $(ARGS)
+
+bench: .venv/ready  ## how long ComfyUI stands idle between two queued jobs
+	@exec $(PY) -m local.bench
 
 lint: .venv/ready  ## format, style, types
 	@$(PY) -m ruff format --check .

@@ -36,6 +36,7 @@ from typing import Any
 import aiohttp
 import av
 from aiohttp import web
+from PIL import ImageFile
 
 from comfy import testcard
 from comfy.simulator_nodes import MODELS, Graph, error, node_table, object_info, validate_prompt
@@ -799,6 +800,7 @@ def main() -> None:
         os._exit(128 + number)
 
     signal.signal(signal.SIGTERM, end)
+    ImageFile.LOAD_TRUNCATED_IMAGES = True  # ComfyUI too takes a truncated start image for a whole one
     shutil.rmtree(directory / "temp", ignore_errors=True)
     for kind in ("input", "output", "temp"):
         (directory / kind).mkdir(parents=True, exist_ok=True)

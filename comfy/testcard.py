@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import av
-from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 BARS = ("#bfbfbf", "#bfbf00", "#00bfbf", "#00bf00", "#bf00bf", "#bf0000", "#0000bf")
 DARK = "#101418"
-ImageFile.LOAD_TRUNCATED_IMAGES = True  # ComfyUI too takes a truncated start image for a whole one
 LONGEST_TEXT = 1000  # characters looked at; more than this fits on no card
 
 
@@ -151,15 +150,26 @@ class BarsCard:
 
 
 class ImageCard:
-    """The start image (covering the frame, cut in the centre), over which the frame pans slowly."""
+    """The start image (covering the frame, cut in the centre), over which the frame pans slowly, and the
+    prompt's text."""
 
     def __init__(self, scene: Scene) -> None:
         assert scene.start is not None
         self.scene = scene
         self.small = font(min(scene.height // 18, scene.width // 30))
-        self.stamp = simulated_stamp(scene.width, scene.height)
+        self.margin = scene.width // 26
         # An eighth larger than the frame: a pan is cut out of it, which is much quicker than a zoom.
         self.image = covering(scene.start, scene.width * 9 // 8, scene.height * 9 // 8)
+        self.overlay = self._overlay()
+
+    def _overlay(self) -> Image.Image:
+        scene, margin = self.scene, self.margin
+        overlay = Image.new("RGBA", (scene.width, scene.height))
+        stamp = simulated_stamp(scene.width, scene.height)
+        overlay.paste(stamp, (0, (scene.height - stamp.height) // 2))
+        lines = wrapped(scene.text, self.small, scene.width - 2 * margin, 3)
+        self._write(overlay, (margin, margin), "\n".join(lines), "la")
+        return overlay
 
     def frame(self, index: int) -> Image.Image:
         width, height, frames = self.scene.width, self.scene.height, self.scene.frames
@@ -167,14 +177,13 @@ class ImageCard:
         left = round((self.image.width - width) * done)
         top = round((self.image.height - height) * (1 - math.cos(2 * math.pi * done)) / 2)
         image = self.image.crop((left, top, left + width, top + height))
-        image.paste(self.stamp, (0, (height - self.stamp.height) // 2), self.stamp)
-        place = (width - width // 26, height - height // 26)
-        words = frame_counter(index, frames)
-        draw = ImageDraw.Draw(image)
-        draw.text(
-            place, words, font=self.small, fill="white", anchor="rd", stroke_width=2, stroke_fill="black"
-        )
+        image.paste(self.overlay, (0, 0), self.overlay)
+        self._write(image, (width - self.margin, height - self.margin), frame_counter(index, frames), "rd")
         return image
+
+    def _write(self, image: Image.Image, place: tuple[int, int], text: str, anchor: str) -> None:
+        outline: dict[str, Any] = {"stroke_width": 2, "stroke_fill": "black"}
+        ImageDraw.Draw(image).text(place, text, font=self.small, fill="white", anchor=anchor, **outline)
 
 
 def covering(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -3,14 +3,13 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.timesince import timesince
 from django.utils.timezone import now
 
 from jobs import storage
-from jobs.models import Engine, Job
+from jobs.models import Engine, Job, JobQuerySet
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
@@ -90,8 +89,8 @@ class JobAdmin(ReadOnlyAdmin):
         )
 
     @admin.action(description="Requeue the selected failed jobs", permissions=["requeue"])
-    def requeue(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
-        count, selected = jobs.requeue(), jobs.count()
+    def requeue(self, request: HttpRequest, jobs: JobQuerySet) -> None:
+        selected, count = jobs.count(), jobs.requeue()
         if count:
             self.message_user(request, f"{count} jobs requeued.", messages.SUCCESS)
         if selected > count:
@@ -100,7 +99,7 @@ class JobAdmin(ReadOnlyAdmin):
             )
 
     def has_requeue_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("jobs.change_job")  # type: ignore[union-attr]
+        return request.user.has_perm("jobs.change_job")
 
 
 @admin.register(Engine)

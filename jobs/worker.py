@@ -85,8 +85,8 @@ class Heartbeat:
 def render() -> None:
     """Renders queued jobs on the engine that this cluster holds, until none is left."""
     engine = Engine.objects.held_by(WORKER).first()
-    if engine is None:
-        return  # a standby, or another cluster has taken over
+    if engine is None or not Job.objects.to_render().exists():
+        return  # a standby, or a wake-up whose job was taken by the task before
     with Comfy(engine.url) as comfy, Listener(engine.url) as listener, Heartbeat() as heartbeat:
         Renderer(engine, comfy, listener, heartbeat).run()
 

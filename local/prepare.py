@@ -37,8 +37,9 @@ def wait_for_database() -> None:
 def make_admin() -> None:
     from django.contrib.auth.models import User
 
-    if not User.objects.filter(username="admin").exists():
-        User.objects.create_superuser("admin", password=os.environ["ADMIN_PASSWORD"])
+    password = os.environ.get("ADMIN_PASSWORD")  # not given for a database that is not the stack's own
+    if password and not User.objects.filter(username="admin").exists():
+        User.objects.create_superuser("admin", password=password)
 
 
 def make_bucket() -> None:

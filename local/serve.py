@@ -93,11 +93,14 @@ def greeting(stack: Stack) -> str:
     engine = stack.env["COMFYUI_URL"]
     if "simulator" in stack.parts:
         engine += "  (a SIMULATOR: it draws test cards, there is no model)"
+    login = f"user admin, password {stack.secrets['admin']}"
+    if "postgres" not in stack.parts:
+        login = "make a user: .venv/bin/python manage.py createsuperuser"
     return (
         "\nWANAPI is running.\n\n"
         f"  API       {stack.url}\n"
         f"  API key   {stack.env['API_KEY']}\n"
-        f"  Admin     {stack.url}/admin/  (user admin, password {stack.secrets['admin']})\n"
+        f"  Admin     {stack.url}/admin/  ({login})\n"
         f"  ComfyUI   {engine}\n"
         f"  Logs      {stack.logs.relative_to(ROOT)}/\n\n"
         "Ctrl-C ends it; the data stays.\n"

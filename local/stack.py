@@ -144,7 +144,7 @@ class Stack:
         prepared = subprocess.run(
             [sys.executable, "-m", "local.prepare"],
             cwd=ROOT,
-            env=env | {"ADMIN_PASSWORD": self.secrets["admin"]},
+            env=env | ({"ADMIN_PASSWORD": self.secrets["admin"]} if "postgres" in self.parts else {}),
             capture_output=True,
             text=True,
         )

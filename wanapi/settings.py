@@ -202,6 +202,7 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
         "django-q": {"level": "WARNING" if LOG_LEVEL == "INFO" else LOG_LEVEL},
+        "botocore": {"level": "WARNING"},
         "django.request": {"level": "ERROR"},  # a client's 4xx is not our news
     },
 }

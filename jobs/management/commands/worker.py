@@ -110,7 +110,7 @@ def run_tick(cluster: str, stop: threading.Event, watch: "EngineWatch | None") -
                 watch.tick()
             Job.objects.return_expired()
             Job.objects.abandon_lost_engines()
-            if work_waits(cluster):
+            if work_waits(watch):
                 wake_if_idle(cluster)
         except (DatabaseError, InterfaceError) as error:
             logger.warning("tick: %s", error)
@@ -119,8 +119,11 @@ def run_tick(cluster: str, stop: threading.Event, watch: "EngineWatch | None") -
     connection.close()
 
 
-def work_waits(cluster: str) -> bool:
-    return (Job.objects.to_render() if cluster == RENDER else Job.objects.to_publish()).exists()
+def work_waits(watch: "EngineWatch | None") -> bool:
+    if watch is None:
+        return Job.objects.to_publish().exists()
+    ready = watch.engine is not None and watch.engine.ready
+    return ready and Job.objects.to_render().exists()
 
 
 class EngineWatch:

@@ -1,0 +1,121 @@
+"""``make bench``: how long ComfyUI stands idle between two queued jobs, also when each upload takes a second.
+
+Read from the simulator's own log: the time from the end of one prompt to the start of the next. With
+rendering this quick the service is under far more strain per job than with a real model.
+"""
+
+import http.client
+import http.server
+import os
+import shutil
+import statistics
+import sys
+import threading
+import time
+from itertools import pairwise
+from urllib.parse import urlsplit
+
+import requests
+from tqdm import tqdm
+
+from local import parts
+from local.parts import ROOT
+from local.serve import Stopped, stop_on_signals, stop_on_signals_no_more
+from local.stack import Problem, Stack
+
+FOLDER = ROOT / ".local" / "bench"
+JOBS = 20
+STEP = "0.1"  # seconds; 20 steps a job
+UPLOAD_DELAY = 1.0
+
+
+def main() -> None:
+    stop_on_signals()
+    try:
+        print(f"Idle time of ComfyUI between two of {JOBS} queued jobs, ms:")
+        print("                     median    p95    max")
+        for name, delay in (("S3 at once", 0.0), ("S3 put takes 1 s", UPLOAD_DELAY)):
+            gaps = sorted(measure(delay))
+            p95 = gaps[int(0.95 * (len(gaps) - 1))]
+            print(f"  {name:18} {statistics.median(gaps):6.1f} {p95:6.1f} {gaps[-1]:6.1f}")
+    except Stopped:
+        sys.exit("make bench: stopped.")
+    except (Problem, OSError, requests.RequestException) as problem:
+        sys.exit(f"make bench: {problem}")
+
+
+def measure(delay: float) -> list[float]:
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    os.environ["SIMULATOR_SECONDS_PER_STEP"] = STEP
+    stack = Stack(FOLDER, {"PORT": str(parts.free_port())})
+    try:
+        if delay:
+            stack.env["S3_ENDPOINT_URL"] = slow_s3(stack.env["S3_ENDPOINT_URL"], delay)
+        stack.start()
+        headers = {"X-API-Key": stack.env["API_KEY"]}
+        for number in range(JOBS):
+            body = {"prompt": f"Job {number}"}
+            requests.post(f"{stack.url}/generate", json=body, headers=headers, timeout=30).raise_for_status()
+        wait_for_all(stack.url, headers)
+        log = requests.get(f"{stack.env['COMFYUI_URL']}/simulator/log", timeout=10).json()
+    finally:
+        stop_on_signals_no_more()
+        stack.stop()
+        stop_on_signals()
+    runs = [entry for entry in log if entry["event"] in ("started", "finished")]
+    return [
+        1000 * (after["time"] - before["time"])
+        for before, after in pairwise(runs)
+        if before["event"] == "finished"
+    ]
+
+
+def wait_for_all(url: str, headers: dict[str, str]) -> None:
+    with tqdm(total=JOBS, disable=None, leave=False, bar_format="  {bar:30} {n}/{total} jobs") as bar:
+        while True:
+            jobs = requests.get(f"{url}/jobs", headers=headers, timeout=30).json()
+            if failed := [job["error"] for job in jobs if job["status"] == "failed"]:
+                raise Problem(f"a job failed: {failed[0]}")
+            done = sum(job["status"] == "completed" for job in jobs)
+            bar.update(done - bar.n)
+            if done == JOBS:
+                return
+            time.sleep(0.5)
+
+
+def slow_s3(url: str, delay: float) -> str:
+    """A proxy before S3 that holds each upload up; lives as long as this process."""
+    target = urlsplit(url).netloc
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.command == "PUT" and body:
+                time.sleep(delay)
+            connection = http.client.HTTPConnection(target)
+            connection.request(self.command, self.path, body, dict(self.headers))
+            answer = connection.getresponse()
+            content = answer.read()
+            self.send_response_only(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+            connection.close()
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+if __name__ == "__main__":
+    main()
