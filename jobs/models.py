@@ -119,9 +119,11 @@ class Engine(models.Model):
         Engine.objects.filter(pk=self.pk, worker=self.worker).update(
             seen_at=Now(), ready=True, version=version, lacks=lacks
         )
+        self.ready = True
 
     def report_unreachable(self) -> None:
         Engine.objects.filter(pk=self.pk, worker=self.worker).update(ready=False)
+        self.ready = False
 
     def release(self) -> None:
         """Gives the engine back at once rather than when its lease runs out."""
