@@ -21,7 +21,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 env = FileAwareEnv(strip_whitespace=True)
 
 # While `make serve` runs, it leaves its addresses here for `manage.py` in the same checkout.
-if "DATABASE_URL" not in os.environ:
+if not {"DATABASE_URL", "DATABASE_URL_FILE"} & os.environ.keys():
     env.read_env(str(BASE_DIR / ".local" / "serve" / "env"), recurse=False)
 
 
