@@ -1,12 +1,14 @@
 """Fetches a client's ``image_url``: from public addresses only, within a deadline and a size limit.
 
 requests-hardened resolves the name once, refuses what is not public, and connects to the address it
-checked. Here are the limits on time, size, ports and redirects.
+checked. Here are a stricter idea of what is public, and the limits on time, size, ports and redirects.
 """
 
 import contextlib
+import ipaddress
 import socket
 import threading
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,9 +28,19 @@ SESSION = Config(
     ip_filter_enable=True,
     ip_filter_allow_loopback_ips=False,
     never_redirect=False,
-    default_timeout=(5, 10),
+    default_timeout=(5, 10),  # not used: each send() gets what is left until the deadline
     user_agent_override="wanapi",
 )
+SENTENCES: dict[type[Exception], str] = {  # for the client; the first whose error fits
+    InvalidIPAddress: "The address is not public; images are fetched from public servers only.",
+    requests.TooManyRedirects: f"The image's server redirected more than {MAX_REDIRECTS} times.",
+    requests.exceptions.InvalidSchema: "Images are fetched from http and https URLs only.",
+    requests.exceptions.InvalidHeader: "The image's server broke off or sent a damaged answer.",
+    ValueError: "This is not a valid http or https URL.",  # requests' InvalidURL and MissingSchema are such
+    requests.exceptions.SSLError: "The image's server offers no TLS connection that can be trusted.",
+    requests.ConnectionError: "The image's server could not be reached, or broke off.",
+    OSError: "The image's server broke off or sent a damaged answer.",  # requests' other errors are such
+}
 
 
 def fetch(url: str) -> bytes:
@@ -37,33 +49,21 @@ def fetch(url: str) -> bytes:
     Raises BadImage with a sentence that helps the client.
     """
     with Deadline(settings.IMAGE_URL_TIMEOUT) as deadline, _session(deadline) as session:
+        late = BadImage(f"The image's server took longer than {settings.IMAGE_URL_TIMEOUT} seconds.")
         try:
             with session.get(url, stream=True) as response:
-                if not response.ok:
-                    raise BadImage(f"The image's server answered with status {response.status_code}.")
                 body = _read(response)
-        except InvalidIPAddress:
-            raise BadImage(
-                "The address is not public; images are fetched from public servers only."
-            ) from None
-        except requests.TooManyRedirects:
-            raise BadImage(f"The image's server redirected more than {MAX_REDIRECTS} times.") from None
-        except (
-            requests.exceptions.InvalidURL,
-            requests.exceptions.InvalidSchema,
-            requests.exceptions.MissingSchema,
-        ):
-            raise BadImage("This is not an http or https URL.") from None
-        except (requests.RequestException, OSError, ValueError):  # ValueError: what urllib cannot parse
-            body = None
-        if deadline.passed:
-            raise BadImage(f"The image's server took longer than {settings.IMAGE_URL_TIMEOUT} seconds.")
-        if body is None:
-            raise BadImage("The image's server could not be reached.")
+        except tuple(SENTENCES) as error:
+            sentence = next(text for kind, text in SENTENCES.items() if isinstance(error, kind))
+            raise (late if deadline.passed else BadImage(sentence)) from None
+        if deadline.passed:  # a body without a length that was cut looks whole
+            raise late
         return body
 
 
 def _read(response: requests.Response) -> bytes:
+    if not response.ok:
+        raise BadImage(f"The image's server answered with status {response.status_code}.")
     body = bytearray()
     for chunk in response.iter_content(CHUNK):
         body += chunk
@@ -73,10 +73,10 @@ def _read(response: requests.Response) -> bytes:
 
 
 class Deadline:
-    """Cuts every socket of a fetch when its time is up: timeouts per read let a slow drip go on for ever."""
+    """Cuts every socket of a fetch when its time is up: a timeout per read lets a drip go on for ever."""
 
     def __init__(self, seconds: float):
-        self.passed = False
+        self._end = time.monotonic() + seconds
         self._sockets: list[socket.socket] = []
         self._timer = threading.Timer(seconds, self._cut)
 
@@ -90,27 +90,39 @@ class Deadline:
         for duplicate in self._sockets:
             duplicate.close()
 
+    @property
+    def passed(self) -> bool:
+        return self.left() <= 0
+
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
     def watch(self, connection: socket.socket) -> socket.socket:
-        if self.passed:
-            connection.close()
-            raise TimeoutError
         self._sockets.append(connection.dup())  # TLS takes the original away
+        if self.passed:  # the timer may have missed it
+            self._cut()
         return connection
 
     def _cut(self) -> None:
-        self.passed = True
         for duplicate in self._sockets:
             with contextlib.suppress(OSError):  # it ended by itself
                 duplicate.shutdown(socket.SHUT_RDWR)
 
 
 class _WatchedAdapter(HTTPAdapter):
-    """Registers each new connection with the deadline."""
+    """Holds each connection to the deadline."""
 
     deadline: Deadline
 
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        options["timeout"] = max(self.deadline.left(), 0.001)
+        response = super().send(request, *args, **options)
+        if response.is_redirect:
+            response.close()  # requests would read its whole body into memory
+        return response
+
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        pool = super().get_connection_with_tls_context(*args, **kwargs)
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         deadline, plain = self.deadline, pool.ConnectionCls
 
         class Watched(plain):  # type: ignore[misc, valid-type]
@@ -124,13 +136,43 @@ class _WatchedAdapter(HTTPAdapter):
 class _PublicAdapter(_WatchedAdapter, IPFilterAdapter):
     """Public addresses and the usual ports only, on each redirect anew."""
 
-    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         parts = urlsplit(request.url or "")
-        if parts.port not in PORTS:
-            raise BadImage("Images are fetched from ports 80 and 443 only.")
         if parts.username is not None:
             raise BadImage("The URL must not hold a user name or password.")
-        return super().send(request, **kwargs)
+        if parts.port not in PORTS:
+            raise BadImage("Images are fetched from ports 80 and 443 only.")
+        return super().send(request, *args, **options)
+
+    def build_connection_pool_key_attributes(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        """Here requests-hardened looks at the name's first address, and puts it in the place of the name."""
+        for address in _addresses(urlsplit(request.url).hostname):
+            _check(address)
+        host, pool = super().build_connection_pool_key_attributes(request, *args, **kwargs)
+        _check(host["host"].strip("[]"))  # it was resolved anew
+        return host, pool
+
+
+def _addresses(name: str | None) -> list[str]:
+    try:
+        return [str(found[4][0]) for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
+    except socket.gaierror as error:
+        raise requests.ConnectionError(str(error)) from None
+
+
+# The only IPv6 addresses that are given out for the public net. Those that hold an IPv4 address inside lie
+# beyond it, but for Teredo, which is not global, and 6to4, which requests-hardened refuses.
+PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
+AZURE_HOST = ipaddress.IPv4Address("168.63.129.16")  # what an Azure machine's own host answers on
+
+
+def _check(text: str) -> None:
+    address = ipaddress.ip_address(text)
+    public = address.is_global and not address.is_multicast and not address.is_reserved
+    if isinstance(address, ipaddress.IPv6Address):
+        public &= address in PUBLIC_IPV6
+    if not public or address == AZURE_HOST:
+        raise InvalidIPAddress(address)
 
 
 def _session(deadline: Deadline) -> HTTPSession:

@@ -1,0 +1,211 @@
+"""The operators' view in Django's admin."""
+
+import html
+import re
+
+import boto3
+import pytest
+import requests
+from django.db.models.functions import Now
+
+from jobs.models import Engine, Job, seconds
+from tests import parts
+from tests.conftest import make_job, picture
+
+pytestmark = pytest.mark.django_db
+
+JOBS, ENGINES = "/admin/jobs/job/", "/admin/jobs/engine/"
+COLUMNS = ("id", "status", "kind", "short_prompt", "percent", "attempt")
+EVIL = "<script>alert('\"1\"')</script>"
+
+
+@pytest.fixture
+def admin(client, django_user_model):
+    """The test client, logged in as a superuser; pytest-django's own one hashes a password, which is slow."""
+    user = django_user_model.objects.create(username="admin", is_staff=True, is_superuser=True)
+    client.force_login(user)
+    return client
+
+
+def page(client, path):
+    answer = client.get(path)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def listed(client, query=""):
+    """The ids on the list page, from the top."""
+    return re.findall(r'<th class="field-id"><a [^>]*>([^<]+)</a>', page(client, JOBS + query))
+
+
+def cell(text, name):
+    found = re.search(rf'<t[dh] class="field-{name}[^"]*">(.*?)</t[dh]>', text)
+    return re.sub(r"<[^>]*>", "", found[1]).strip()
+
+
+def source(text, tag):
+    return html.unescape(re.search(rf'<{tag} src="([^"]+)"', text)[1])
+
+
+def requeue(client, *jobs):
+    body = {"action": "requeue", "_selected_action": [str(job.pk) for job in jobs]}
+    answer = client.post(JOBS, body, follow=True)
+    return [str(message) for message in answer.context["messages"]]
+
+
+def test_it_asks_for_a_login(client):
+    answer = client.get(JOBS)
+
+    assert (answer.status_code, answer["Location"]) == (302, f"/admin/login/?next={JOBS}")
+
+
+class TestList:
+    def test_it_tells_where_a_job_stands(self, admin):
+        began = {"created_at": Now() - seconds(7200), "started_at": Now() - seconds(3600)}
+        job = make_job(**began, status="processing", kind="image-to-video", progress=40, attempt=2)
+
+        text = page(admin, JOBS)
+
+        shown = [cell(text, name) for name in COLUMNS]
+        assert shown == [str(job.pk), "Processing", "Image To Video", "A cat", "40%", "2"]
+        times = [html.unescape(cell(text, name)).replace("\xa0", " ") for name in ("waited", "ran")]
+        assert times == ["1 hour", "1 hour"]
+
+    def test_a_job_that_waits_runs_not_yet(self, admin):
+        make_job(created_at=Now() - seconds(7200))
+
+        text = page(admin, JOBS)
+
+        assert (cell(text, "waited"), cell(text, "ran")) == ("2\xa0hours", "-")
+
+    def test_newest_first(self, admin):
+        jobs = [make_job(created_at=Now() - seconds(age)) for age in (60, 0, 30)]
+
+        assert listed(admin) == [str(jobs[i].pk) for i in (1, 2, 0)]
+
+    def test_a_search_by_id(self, admin):
+        job, _ = make_job(), make_job()
+
+        assert listed(admin, f"?q={job.pk}") == [str(job.pk)]
+        assert listed(admin, f"?q={str(job.pk).upper()}") == [str(job.pk)]
+
+    def test_a_search_by_words_of_the_prompt(self, admin):
+        job, _ = make_job(prompt="A cat dances on the moon"), make_job(prompt="A dog on the moon")
+
+        assert listed(admin, "?q=MOON+cat") == [str(job.pk)]
+
+    def test_a_filter_by_status(self, admin):
+        job, _ = make_job(status="failed"), make_job()
+
+        assert listed(admin, "?status__exact=failed") == [str(job.pk)]
+
+    def test_a_long_prompt_is_cut(self, admin):
+        make_job(prompt="x" * 10_000)
+
+        assert cell(page(admin, JOBS), "short_prompt") == "x" * 59 + "…"
+
+
+class TestDetail:
+    def test_the_reference_image_and_the_video_are_signed_for_the_view(self, admin):
+        job = make_job(status="completed", kind="image-to-video", fence=2)
+        s3 = boto3.client("s3", endpoint_url=parts.S3_URL)
+        s3.put_object(Bucket="wanapi", Key=f"inputs/{job.pk}.png", Body=picture())
+        s3.put_object(Bucket="wanapi", Key=f"videos/{job.pk}/2.mp4", Body=b"a video")
+
+        text = page(admin, f"{JOBS}{job.pk}/change/")
+
+        assert requests.get(source(text, "img"), timeout=5).content == picture()
+        assert requests.get(source(text, "video"), timeout=5).content == b"a video"
+
+    def test_without_an_image_and_a_video_there_are_no_links(self, admin):
+        text = page(admin, f"{JOBS}{make_job(status='failed').pk}/change/")
+
+        assert "It failed." in text
+        assert parts.S3_URL not in text
+
+    def test_nothing_can_be_changed_added_or_deleted(self, admin):
+        job = make_job()
+
+        text = page(admin, f"{JOBS}{job.pk}/change/")
+
+        assert 'name="_save"' not in text
+        assert 'name="prompt"' not in text
+        assert admin.post(f"{JOBS}{job.pk}/change/", {"prompt": "A dog"}).status_code == 403
+        assert admin.post(f"{JOBS}{job.pk}/delete/", {"post": "yes"}).status_code == 403
+        assert admin.get(f"{JOBS}add/").status_code == 403
+        assert Job.objects.get().prompt == "A cat"
+
+
+class TestRequeue:
+    def test_failed_jobs_go_back_to_the_queue_and_others_are_reported(self, admin):
+        failed, done = make_job(status="failed", attempt=3, lost=3), make_job(status="completed")
+
+        said = requeue(admin, failed, done)
+
+        assert said == ["1 jobs requeued.", "1 jobs are not failed and stay as they are."]
+        failed.refresh_from_db(), done.refresh_from_db()
+        assert (failed.status, failed.attempt, failed.lost, failed.error) == ("queued", 0, 0, "")
+        assert done.status == "completed"
+
+    def test_a_running_job_is_left_alone(self, admin):
+        running = make_job(status="processing", progress=40)
+
+        assert requeue(admin, running) == ["1 jobs are not failed and stay as they are."]
+
+        running.refresh_from_db()
+        assert (running.status, running.progress) == ("processing", 40)
+
+    def test_who_may_only_look_cannot_requeue(self, client, django_user_model):
+        from django.contrib.auth.models import Permission
+
+        viewer = django_user_model.objects.create_user("viewer", is_staff=True)
+        viewer.user_permissions.add(Permission.objects.get(codename="view_job"))
+        client.force_login(viewer)
+        failed = make_job(status="failed")
+
+        assert str(failed.pk) in listed(client)
+        requeue(client, failed)
+
+        failed.refresh_from_db()
+        assert failed.status == "failed"
+
+
+class TestEngines:
+    def test_one_that_is_ready(self, admin, engine):
+        text = page(admin, ENGINES)
+
+        assert (cell(text, "name"), cell(text, "state"), cell(text, "missing")) == ("sim", "ready", "-")
+        assert cell(text, "seen_at") != "-"
+
+    @pytest.mark.parametrize(
+        ("change", "state"),
+        [
+            ({"ready": False}, "ComfyUI does not answer"),
+            ({"lacks": ["wan.safetensors"]}, "model files missing"),
+            ({"lease_until": Now() - seconds(1)}, "no worker"),
+            ({"lease_until": None, "worker": ""}, "no worker"),
+        ],
+    )
+    def test_one_that_is_not(self, admin, engine, change, state):
+        Engine.objects.update(**change)
+
+        text = page(admin, ENGINES)
+
+        assert cell(text, "state") == state
+        assert ("wan.safetensors" in text) == ("lacks" in change)
+
+
+@pytest.mark.parametrize("path", [JOBS, JOBS + "{}/change/"])
+def test_nothing_that_others_wrote_becomes_html(admin, path):
+    job = make_job(prompt=EVIL, status="failed", error=EVIL)
+
+    text = page(admin, path.format(job.pk))
+
+    assert EVIL not in text
+    assert html.escape(EVIL) in text
+
+
+def test_what_comfyui_reports_becomes_no_html(admin, engine):
+    engine.report(version=EVIL, lacks=[EVIL])
+
+    assert EVIL not in page(admin, ENGINES)

@@ -1,0 +1,341 @@
+"""image_url: fetched from public servers only, within a time and a size. The servers here are real ones."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+import pytest
+
+from jobs.fetch import fetch
+from jobs.images import BadImage
+from jobs.models import Job
+from tests.conftest import picture
+
+NOT_PUBLIC = "The address is not public; images are fetched from public servers only."
+
+
+class Server(ThreadingHTTPServer):
+    """Somebody's image server. ``connections`` is the witness."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.ended = threading.Event()
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.own = f"127.0.0.1:{self.server_port}"
+        self.url = f"http://{self.own}"
+
+    def verify_request(self, *_) -> bool:
+        self.connections += 1
+        return True
+
+    def handle_error(self, *_) -> None:
+        pass  # a client that leaves is what these tests are about
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        name, _, rest = unquote(self.path[1:]).partition("/")
+        getattr(self, f"send_{name}")(rest)
+
+    def start(self, status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def endless(self, chunk: bytes, pause: float = 0) -> None:
+        """For ever, as a client sees it: longer than any test allows."""
+        end = time.monotonic() + 8
+        while time.monotonic() < end and not self.server.ended.wait(pause):
+            self.wfile.write(chunk)
+
+    def send_image(self, _) -> None:
+        self.start()
+        self.wfile.write(picture())
+
+    def send_status(self, status: str) -> None:
+        self.start(int(status))
+
+    def send_to(self, location: str) -> None:
+        self.start(302, Location=location)
+
+    def send_later(self, location: str) -> None:
+        self.server.ended.wait(0.4)
+        self.send_to(location)
+
+    def send_loop(self, _) -> None:
+        self.start(302, Location="/loop")
+
+    def send_long_way(self, _) -> None:
+        self.start(302, Location="/image")
+        self.endless(b"x" * 65536)
+
+    def send_large(self, _) -> None:
+        self.start()
+        self.endless(b"x" * 65536)
+
+    def send_slow_body(self, _) -> None:
+        self.start()
+        self.endless(b"x", pause=0.05)
+
+    def send_slow_headers(self, _) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        self.endless(b"x", pause=0.05)
+
+    def send_silence(self, _) -> None:
+        self.server.ended.wait(8)
+
+    def send_half(self, _) -> None:
+        self.start(**{"Content-Length": "1000"})
+        self.wfile.write(b"x" * 500)
+
+    def send_no_gzip(self, _) -> None:
+        self.start(**{"Content-Encoding": "gzip"})
+        self.wfile.write(picture())
+
+    def send_nonsense(self, _) -> None:
+        self.wfile.write(b"nonsense\r\n\r\n")
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.ended.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def own(server, settings) -> Server:
+    """A server that the operator named in IMAGE_URL_ALLOW."""
+    settings.IMAGE_URL_ALLOW = [server.own]
+    return server
+
+
+@pytest.fixture
+def any_port(server, monkeypatch) -> Server:
+    """A server on a port like port 80: only its address keeps us from it."""
+    monkeypatch.setattr("jobs.fetch.PORTS", (None, 80, 443, server.server_port))
+    return server
+
+
+def refused(url: str) -> str:
+    with pytest.raises(BadImage) as error:
+        fetch(url)
+    return str(error.value)
+
+
+class TestOwnServer:
+    def test_its_image_becomes_that_of_the_job(self, api, submit, own, db):
+        submit(image_url=f"{own.url}/image")
+
+        assert Job.objects.get().kind == "image-to-video"
+
+    def test_what_fails_is_a_400_with_the_reason(self, api, own, db):
+        body = {"prompt": "A cat", "image_url": f"{own.url}/status/404"}
+        answer = api.post("/generate", body, content_type="application/json")
+
+        reason = "The image's server answered with status 404."
+        assert (answer.status_code, answer.json()["errors"]) == (400, {"image_url": [reason]})
+        assert not Job.objects.exists()
+
+    def test_the_whole_body_is_fetched(self, own):
+        assert fetch(f"{own.url}/image") == picture()
+
+    def test_a_redirect_is_followed(self, own):
+        assert fetch(f"{own.url}/to//image") == picture()
+
+    @pytest.mark.parametrize(
+        ("path", "reason"),
+        [
+            ("status/404", "The image's server answered with status 404."),
+            ("status/500", "The image's server answered with status 500."),
+            ("loop", "The image's server redirected more than 3 times."),
+            ("half", "The image's server broke off or sent a damaged answer."),
+            ("no_gzip", "The image's server broke off or sent a damaged answer."),
+            ("nonsense", "The image's server could not be reached, or broke off."),
+            ("to/file:///etc/passwd", "Images are fetched from http and https URLs only."),
+            ("to/http://127.0.0.1:1/image", "Images are fetched from ports 80 and 443 only."),
+            ("to/http://127.0.0.1/image", NOT_PUBLIC),
+            ("to/http://[::1]/image", NOT_PUBLIC),
+        ],
+    )
+    def test_the_client_learns_what_went_wrong(self, own, path, reason):
+        assert refused(f"{own.url}/{path}") == reason
+
+    def test_a_proxy_of_the_environment_is_not_asked(self, own, monkeypatch):
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+
+        assert fetch(f"{own.url}/image") == picture()
+
+    def test_a_server_without_tls_behind_https(self, own):
+        assert (
+            refused(f"https://{own.own}/image")
+            == "The image's server offers no TLS connection that can be trusted."
+        )
+
+    def test_a_server_that_is_not_there(self, settings):
+        settings.IMAGE_URL_ALLOW = ["127.0.0.1:1"]
+
+        assert refused("http://127.0.0.1:1/image") == "The image's server could not be reached, or broke off."
+
+    def test_a_redirect_to_a_private_server_that_is_not_on_the_list_never_connects(self, own, any_port):
+        assert refused(f"{own.url}/to/http://127.1:{own.server_port}/image") == NOT_PUBLIC
+        assert own.connections == 1
+
+
+class TestLimits:
+    def test_a_body_that_never_ends_is_cut_at_the_size_limit(self, own, settings):
+        settings.IMAGE_MAX_BYTES = 1_000_000
+
+        assert refused(f"{own.url}/large") == "The image is larger than 1,000,000 bytes."
+
+    def test_the_body_of_a_redirect_is_not_read(self, own, settings):
+        settings.IMAGE_URL_TIMEOUT = 2
+
+        assert fetch(f"{own.url}/long_way") == picture()
+
+    @pytest.mark.parametrize("path", ["slow_body", "slow_headers", "silence"])
+    def test_a_server_that_takes_for_ever_is_cut_at_the_deadline(self, own, settings, path):
+        settings.IMAGE_URL_TIMEOUT = 1
+        began = time.monotonic()
+
+        assert refused(f"{own.url}/{path}") == "The image's server took longer than 1 seconds."
+        assert 1 <= time.monotonic() - began < 2
+
+    def test_a_server_that_accepts_no_connection_is_cut_at_the_deadline(self, settings):
+        settings.IMAGE_URL_TIMEOUT = 1
+        with full_server() as own:
+            settings.IMAGE_URL_ALLOW = [own]
+            began = time.monotonic()
+
+            assert refused(f"http://{own}/image") == "The image's server took longer than 1 seconds."
+            assert time.monotonic() - began < 2
+
+    def test_redirects_do_not_start_the_clock_anew(self, own, settings):
+        settings.IMAGE_URL_TIMEOUT = 1
+        began = time.monotonic()
+
+        assert "longer than 1 seconds" in refused(f"{own.url}/later//later//later//image")
+        assert time.monotonic() - began < 2
+
+
+@contextmanager
+def full_server() -> Iterator[str]:
+    """One whose queue of connections is full: the kernel leaves further ones without an answer."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener, ExitStack() as waiting:
+        for _ in range(4):
+            connection = waiting.enter_context(socket.socket())
+            connection.setblocking(False)
+            connection.connect_ex(listener.getsockname())
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+class TestForeignAddresses:
+    @pytest.mark.parametrize(
+        "host", ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "[::ffff:127.0.0.1]", "0.0.0.0"]
+    )
+    def test_a_private_server_sees_no_connection(self, any_port, host):
+        assert refused(f"http://{host}:{any_port.server_port}/image") == NOT_PUBLIC
+        assert any_port.connections == 0
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "localhost",
+            "0177.0.0.1",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.100.100.200",  # metadata of Alibaba's cloud
+            "168.63.129.16",  # of Azure's
+            "169.254.169.254",  # of most others
+            "224.0.0.1",
+            "255.255.255.255",
+            "[::]",
+            "[::1]",
+            "[::127.0.0.1]",
+            "[::ffff:10.0.0.1]",
+            "[64:ff9b::7f00:1]",
+            "[64:ff9b::a9fe:a9fe]",
+            "[2001::f5ff:fffe]",  # Teredo
+            "[2002:7f00:1::]",  # 6to4
+            "[fc00::1]",
+            "[fe80::1]",
+            "[fec0::1]",
+            "[ff02::1]",
+        ],
+    )
+    def test_no_form_of_a_private_address_is_taken(self, host):
+        assert refused(f"http://{host}/image") == NOT_PUBLIC
+        assert refused(f"https://{host}/image") == NOT_PUBLIC
+
+    @pytest.mark.parametrize("answers", [["93.184.216.34", "127.0.0.1"], ["127.0.0.1", "93.184.216.34"]])
+    def test_every_address_of_a_name_must_be_public(self, any_port, monkeypatch, answers):
+        resolve_to(monkeypatch, answers)
+
+        assert refused(f"http://two.example:{any_port.server_port}/image") == NOT_PUBLIC
+
+    @pytest.mark.parametrize("second", ["127.0.0.1", "::127.0.0.1"])
+    def test_a_name_that_turns_private_between_two_looks_is_refused(self, any_port, monkeypatch, second):
+        resolve_to(monkeypatch, ["93.184.216.34"], [second])
+
+        assert refused(f"http://two.example:{any_port.server_port}/image") == NOT_PUBLIC
+        assert any_port.connections == 0
+
+    def test_a_server_on_the_list_stands_for_no_other(self, own):
+        assert refused("http://127.0.0.1/image") == NOT_PUBLIC
+        assert refused("http://127.0.0.1:1/image") == "Images are fetched from ports 80 and 443 only."
+        assert "user name" in refused(f"http://{own.own}@127.1/image")
+
+
+def resolve_to(monkeypatch, *answers: list[str]) -> None:
+    """A name server of our own cannot be had: each look-up gets the next answer."""
+    looks = iter(answers)
+    last = answers[-1]
+
+    def getaddrinfo(host, port, **_):
+        found = next(looks, last)
+        return [(socket.AF_INET6 if ":" in ip else socket.AF_INET, 1, 6, "", (ip, port or 0)) for ip in found]
+
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file:///etc/passwd", "Images are fetched from http and https URLs only."),
+        ("ftp://example.com/a.png", "Images are fetched from http and https URLs only."),
+        ("gopher://127.0.0.1:6379/_INFO", "Images are fetched from http and https URLs only."),
+        ("data:image/png;base64,AAAA", "Images are fetched from http and https URLs only."),
+        ("example.com/a.png", "This is not a valid http or https URL."),
+        ("//example.com/a.png", "This is not a valid http or https URL."),
+        ("http://", "This is not a valid http or https URL."),
+        ("http:///a.png", "This is not a valid http or https URL."),
+        ("http://[::1/a.png", "This is not a valid http or https URL."),
+        ("http://example.com:99999/", "This is not a valid http or https URL."),
+        ("http://example.com:x/", "This is not a valid http or https URL."),
+        (f"http://{'a' * 300}.com/", "This is not a valid http or https URL."),
+        ("http://\ud800.com/", "This is not a valid http or https URL."),
+        ("http://user:secret@example.com/", "The URL must not hold a user name or password."),
+        ("http://127.0.0.1:6379/", "Images are fetched from ports 80 and 443 only."),
+        ("https://example.com:8443/", "Images are fetched from ports 80 and 443 only."),
+        ("http://nothing.invalid/", "The image's server could not be reached, or broke off."),
+    ],
+)
+def test_it_refuses_what_is_no_url_of_a_web_server(url, reason):
+    assert refused(url) == reason
