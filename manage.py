@@ -9,9 +9,10 @@ from django.core.management import execute_from_command_line
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "wanapi.settings")
-    if sys.argv[1:2] == ["worker"] and len(sys.argv) > 2:
+    if sys.argv[1:2] == ["worker"]:
         # django-q2 reads the name of its cluster once, while Django starts.
-        os.environ["Q_CLUSTER_NAME"] = sys.argv[2]
+        for name in {"render", "publish"} & set(sys.argv):
+            os.environ["Q_CLUSTER_NAME"] = name
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:

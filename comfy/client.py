@@ -18,6 +18,7 @@ import requests
 from comfy.workflow import MODEL_FOLDERS, Graph
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 3, 10  # seconds
+VIDEO_ROOM = 32 * 1024 * 1024  # bytes
 MARK = "wanapi"  # our key in a prompt's extra_data
 
 
@@ -75,7 +76,7 @@ class Rendered:
 class Failed:
     """The prompt ended without a video. ``message`` and ``detail`` as in ComfyError."""
 
-    reason: Literal["error", "out_of_memory", "interrupted"]
+    reason: Literal["error", "out_of_memory", "no_space", "interrupted"]
     message: str
     detail: str
 
@@ -83,8 +84,9 @@ class Failed:
 class Comfy:
     """One ComfyUI server. Every method raises Unreachable when it does not answer. For one thread only."""
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, read_timeout: float = READ_TIMEOUT):
         self.url = url.rstrip("/")
+        self._timeout = (CONNECT_TIMEOUT, read_timeout)
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy of the environment is not meant for the GPU next door
 
@@ -111,7 +113,10 @@ class Comfy:
 
     def _models(self, folder: str) -> list[str]:
         response = self._request("GET", f"/models/{folder}")
-        return response.json() if response.ok else []
+        if response.status_code == 404:
+            return []
+        self._check(response)
+        return self._decoded(response)
 
     def upload_image(self, folder: str, name: str, image: IO[bytes]) -> str:
         """Puts a start image below ComfyUI's input folder and returns its path there, for LoadImage."""
@@ -132,17 +137,18 @@ class Comfy:
         body = {"prompt": graph, "prompt_id": prompt_id, "extra_data": {MARK: mark}}
         response = self._request("POST", "/prompt", json=body)
         if response.status_code == 400:
-            raise _refusal(response.json(), graph)
+            raise _refusal(self._decoded(response), graph)
         self._check(response)
-        if response.json().get("node_errors"):
+        answer = self._decoded(response)
+        if answer.get("node_errors"):
             self.cancel(prompt_id)
-            raise _refusal(response.json(), graph)
+            raise _refusal(answer, graph)
 
     def queue(self) -> Queue:
         answer = self._json("GET", "/queue")
         return Queue(
-            running={item[1]: item[3].get(MARK) for item in answer["queue_running"]},
-            pending={item[1]: item[3].get(MARK) for item in answer["queue_pending"]},
+            running={item[1]: (item[3] or {}).get(MARK) for item in answer["queue_running"]},
+            pending={item[1]: (item[3] or {}).get(MARK) for item in answer["queue_pending"]},
         )
 
     def result(self, prompt_id: str, folder: str) -> Rendered | Failed | None:
@@ -172,9 +178,19 @@ class Comfy:
         """Unloads the models and empties the node cache, after the GPU ran out of memory."""
         self._check(self._request("POST", "/free", json={"unload_models": True, "free_memory": True}))
 
+    def has_space(self) -> bool:
+        """Whether a file of a video's size can be written there; it stays, among the temporary ones."""
+        files = {"image": ("space.bin", b"\0" * VIDEO_ROOM)}
+        data = {"type": "temp", "subfolder": "wanapi", "overwrite": "true"}
+        return self._request("POST", "/upload/image", files=files, data=data).ok
+
     def exists(self, folder: str, filename: str) -> bool:
         """Whether that output file is there."""
-        return self._request("HEAD", "/view", params=_view(folder, filename)).ok
+        response = self._request("HEAD", "/view", params=_view(folder, filename))
+        if response.status_code == 404:
+            return False
+        self._check(response)
+        return True
 
     @contextmanager
     def open_output(self, folder: str, filename: str) -> Iterator[Iterator[bytes]]:
@@ -195,16 +211,19 @@ class Comfy:
     def _json(self, method: str, path: str, **options: Any) -> Any:
         response = self._request(method, path, **options)
         self._check(response)
+        return self._decoded(response)
+
+    @staticmethod
+    def _decoded(response: requests.Response) -> Any:
         try:
             return response.json()
         except ValueError as error:
-            raise Unreachable("The GPU server's answer made no sense.", f"{path}: {error}") from error
+            text = f"{response.url}: {error}"
+            raise Unreachable("The GPU server's answer made no sense.", text) from error
 
     def _request(self, method: str, path: str, **options: Any) -> requests.Response:
         try:
-            return self._session.request(
-                method, self.url + path, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), **options
-            )
+            return self._session.request(method, self.url + path, timeout=self._timeout, **options)
         except requests.RequestException as error:
             raise Unreachable("The GPU server does not answer.", f"{method} {path}: {error}") from error
 
@@ -239,6 +258,8 @@ def _failed(messages: list[list[Any]]) -> Failed:
     detail = f"{kind}: {data.get('exception_message', '')}{''.join(data.get('traceback', []))}"
     if "OutOfMemoryError" in kind:
         return Failed("out_of_memory", "The GPU ran out of memory.", detail)
+    if "No space left on device" in detail:
+        return Failed("no_space", "The GPU server's disk is full.", detail)
     node = data.get("node_type", "an unknown node")
     return Failed("error", f"ComfyUI failed in {node}: {kind.rsplit('.', 1)[-1]}.", detail)
 

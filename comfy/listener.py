@@ -23,7 +23,8 @@ RECONNECT_PAUSE = 1.0
 class Listener:
     """Reads one ComfyUI's socket in a thread of its own.
 
-    ``changed`` is set on each message that may mean a prompt started or ended.
+    ``changed`` is set on each message that may mean a prompt started or ended. ``connected`` tells whether
+    progress would be heard at all.
     """
 
     def __init__(self, url: str, silence: float = SILENCE):
@@ -32,6 +33,7 @@ class Listener:
         self._nodes: dict[str, dict[str, Any]] = {}
         self._closed = threading.Event()
         self.changed = threading.Event()
+        self.connected = False
         self._thread = threading.Thread(target=self._run, name="comfy-listener", daemon=True)
 
     def __enter__(self) -> "Listener":
@@ -54,12 +56,16 @@ class Listener:
                 self._listen()
             except (OSError, WebSocketException) as error:
                 logger.debug("socket: %s", error)
+            except Exception:  # a message like no other must not end all listening
+                logger.exception("socket")
+            self.connected = False
             self._closed.wait(RECONNECT_PAUSE)
 
     def _listen(self) -> None:
         # A fresh client id each time: when an older socket of the same id closes, ComfyUI goes silent
         # on the newer one, too.
         with connect(self._url + uuid.uuid4().hex, max_size=None, open_timeout=5, proxy=None) as socket:
+            self.connected = True
             heard = time.monotonic()
             while not self._closed.is_set() and time.monotonic() - heard < self._silence:
                 try:

@@ -43,7 +43,7 @@ class JobAdmin(ReadOnlyAdmin):
     ordering = ("-created_at", "-id")
     list_per_page = 50
     show_full_result_count = False
-    actions = ("requeue",)
+    actions = ("requeue", "cancel")
     fieldsets = (
         (
             None,
@@ -88,17 +88,29 @@ class JobAdmin(ReadOnlyAdmin):
             '<video src="{}" width="832" controls loop muted></video>', storage.presign(job.video_key)
         )
 
-    @admin.action(description="Requeue the selected failed jobs", permissions=["requeue"])
+    @admin.action(description="Requeue the selected failed or cancelled jobs", permissions=["manage"])
     def requeue(self, request: HttpRequest, jobs: JobQuerySet) -> None:
         selected, count = jobs.count(), jobs.requeue()
         if count:
             self.message_user(request, f"{count} jobs requeued.", messages.SUCCESS)
         if selected > count:
             self.message_user(
-                request, f"{selected - count} jobs are not failed and stay as they are.", messages.WARNING
+                request,
+                f"{selected - count} jobs are neither failed nor cancelled and stay as they are.",
+                messages.WARNING,
             )
 
-    def has_requeue_permission(self, request: HttpRequest) -> bool:
+    @admin.action(description="Cancel the selected jobs that are not finished", permissions=["manage"])
+    def cancel(self, request: HttpRequest, jobs: JobQuerySet) -> None:
+        selected, count = jobs.count(), jobs.cancel()
+        if count:
+            self.message_user(request, f"{count} jobs cancelled.", messages.SUCCESS)
+        if selected > count:
+            self.message_user(
+                request, f"{selected - count} jobs are finished and stay as they are.", messages.WARNING
+            )
+
+    def has_manage_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("jobs.change_job")
 
 
@@ -110,6 +122,8 @@ class EngineAdmin(ReadOnlyAdmin):
     def state(self, engine: Engine) -> str:
         if engine.lease_until is None or engine.lease_until < now():
             return "no worker"
+        if engine.trouble:
+            return engine.trouble
         if not engine.ready:
             return "ComfyUI does not answer"
         return "model files missing" if engine.lacks else "ready"

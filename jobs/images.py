@@ -18,7 +18,16 @@ from comfy.workflow import HEIGHT, WIDTH
 MAX_PIXELS = 40_000_000
 FORMATS = ("PNG", "JPEG", "WEBP")
 ORIENTATION = 0x0112  # the EXIF tag
-SIDEWAYS = (5, 6, 7, 8)  # its values that swap width and height
+TURNS = {  # by its value
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
 Image.MAX_IMAGE_PIXELS = None  # Pillow only warns up to 179 megapixels; normalise() has a limit of its own
 
 _one_at_a_time = threading.Lock()  # a decoded image can take 160 MB
@@ -51,19 +60,21 @@ def normalise(data: bytes) -> bytes:
             raise BadImage("The image is not a PNG, JPEG or WebP file.") from None
         except (OSError, SyntaxError, ValueError, EOFError, struct.error):  # what Pillow's decoders raise
             raise BadImage("The image is damaged or incomplete.") from None
-    return _png(_flat(ImageOps.exif_transpose(shrunk)))
+    return _png(_flat(shrunk))
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
-    """To the size that the model needs, before anything else costs memory; still as the camera held it."""
-    sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+    """To the size that the model needs, before anything else costs memory; then turned."""
+    turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    sideways = turn in SIDEWAYS
     size = (HEIGHT, WIDTH) if sideways else (WIDTH, HEIGHT)
     image.draft("RGB", size)  # lets JPEG decode at a fraction of its size
     if image.mode.startswith("I;16") or image.mode == "I":  # 16 bit greys would all clip to white
         image = image.point(lambda value: value * (1 / 256)).convert("L")
     elif image.mode not in ("L", "RGB", "RGBA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+    image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+    return image.transpose(turn) if turn is not None else image
 
 
 def _flat(image: Image.Image) -> Image.Image:

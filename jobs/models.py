@@ -2,9 +2,9 @@
 
     queued -> processing -> completed
        ^          |    \\--> failed
-       |          |
+       |          |     \\-> cancelled      (queued -> cancelled, too)
        +----------+  processing: the lease ran out, or the worker handed over
-       +-- failed: an operator requeues
+       +-- failed, cancelled: an operator requeues
 
 A worker holds a job by a lease (``lease_until``) under a fence number that goes up with each claim. Every
 write of a worker names its fence; one whose claim was taken over changes no row and gets ClaimLost.
@@ -13,6 +13,7 @@ All times are the database's.
 
 import secrets
 import uuid
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -34,7 +35,8 @@ MAX_LAPSES = 5  # claims in a row whose lease ran out without any progress
 MAX_PAUSE = 60  # seconds between two tries to publish
 
 
-FINAL = ("completed", "failed")
+FINAL = ("completed", "failed", "cancelled")
+REQUEUABLE = ("failed", "cancelled")
 
 
 class ClaimLost(Exception):
@@ -69,6 +71,10 @@ class EngineQuerySet(models.QuerySet["Engine"]):
         """Engines that said within 30 s that their ComfyUI answers and lacks no model file."""
         return self.filter(seen_at__gt=Now() - seconds(30), ready=True, lacks=[])
 
+    def silent(self) -> "EngineQuerySet":
+        """Engines without a sign of life for ENGINE_GRACE seconds."""
+        return self.filter(seen_at__lt=Now() - seconds(settings.ENGINE_GRACE))
+
     def hold(self, *, name: str, url: str, worker: str) -> "Engine | None":
         """Takes or renews the lease on the engine of this name; None if another worker holds it.
 
@@ -99,6 +105,8 @@ class Engine(models.Model):
     ready = models.BooleanField("answers", default=False)
     lacks = models.JSONField("missing model files", default=list, blank=True)
     version = models.CharField(max_length=255, blank=True, default="")
+    trouble = models.CharField(max_length=255, blank=True, default="")
+    stuck = models.JSONField("stuck prompts", default=list, blank=True)
 
     objects = EngineQuerySet.as_manager()
 
@@ -117,12 +125,19 @@ class Engine(models.Model):
     def report(self, *, version: str, lacks: list[str]) -> None:
         """Its ComfyUI answered just now."""
         Engine.objects.filter(pk=self.pk, worker=self.worker).update(
-            seen_at=Now(), ready=True, version=version, lacks=lacks
+            seen_at=Now(), ready=True, version=version, lacks=lacks, trouble="", stuck=[]
         )
         self.ready = True
 
     def report_unreachable(self) -> None:
         Engine.objects.filter(pk=self.pk, worker=self.worker).update(ready=False)
+        self.ready = False
+
+    def report_sick(self, trouble: str, stuck: Iterable[str]) -> None:
+        """Its ComfyUI answers and cannot work: for a reason, and with these prompts to show it."""
+        Engine.objects.filter(pk=self.pk, worker=self.worker).update(
+            ready=False, trouble=trouble, stuck=sorted(stuck)
+        )
         self.ready = False
 
     def release(self) -> None:
@@ -152,27 +167,37 @@ class JobQuerySet(models.QuerySet["Job"]):
             lease_until=None,
         )
 
-    def submit(self, *, prompt: str, kind: str, job_id: uuid.UUID) -> "Job":
-        """Accepts a job: its row and the wake-up commit together."""
+    def submit(self, job: "Job") -> "Job":
+        """Accepts a job: its row and the wake-up commit together. Raises IntegrityError if its idempotency
+        key was used already; a request with the same key that is still under way is waited for."""
         with transaction.atomic():
-            job = self.create(
-                id=job_id,
-                prompt=prompt,
-                kind=kind,
-                preset=settings.WORKFLOW_PRESET,
-                seed=secrets.randbelow(2**48),
-            )
+            job.preset = settings.WORKFLOW_PRESET
+            job.seed = secrets.randbelow(2**48)
+            job.save(force_insert=True)
+            job.refresh_from_db()
+            job.first_position = job.position
+            job.save(update_fields=["first_position"])
             wake(RENDER)
         return job
 
-    def claim_render(self, engine: Engine) -> "Job | None":
+    def submitted_with(self, key: str) -> "Job | None":
+        """The job that this idempotency key belongs to; one older than IDEMPOTENCY_HOURS is freed."""
+        old = Now() - seconds(3600 * settings.IDEMPOTENCY_HOURS)
+        self.filter(idempotency_key=key, created_at__lt=old).update(idempotency_key=None)
+        return self.filter(idempotency_key=key).first()
+
+    def claim_render(self, engine: Engine, *, images: bool = True) -> "Job | None":
         """The next job for this engine, held by its worker; None if there is none or the engine is not ours.
 
-        Renders that were begun on this engine come first: their prompt may still be there.
+        Renders that were begun on this engine come first: their prompt may still be there. Those begun on
+        another are left to it, unless it fell silent. Without ``images``, text jobs only.
         """
         ready = Engine.objects.held_by(engine.worker).filter(pk=engine.pk, ready=True)
         waiting = self.to_render().filter(Exists(ready)).in_order()
-        for jobs in (waiting.filter(engine=engine), waiting.filter(engine=None)):
+        if not images:
+            waiting = waiting.exclude(kind=Job.Kind.IMAGE_TO_VIDEO)
+        others = Q(engine=None) | Q(engine__in=Engine.objects.silent().exclude(pk=engine.pk))
+        for jobs in (waiting.filter(engine=engine), waiting.filter(others)):
             if job := jobs._claim(engine.worker, attempt=F("attempt") + 1):
                 return job
         return None
@@ -224,16 +249,22 @@ class JobQuerySet(models.QuerySet["Job"]):
     def return_expired(self) -> int:
         return self.filter(lease_until__lt=Now()).return_lapsed()
 
-    def abandon_lost_engines(self) -> int:
-        """Frees renders from an engine without a sign of life for ENGINE_GRACE seconds: any other may
-        begin them anew."""
-        silent = Engine.objects.filter(seen_at__lt=Now() - seconds(settings.ENGINE_GRACE))
-        return self.to_render().filter(engine__in=silent).update(engine=None)
+    def cancel(self) -> int:
+        """Ends jobs that are queued or under way. Their rows are final at once; whoever holds one finds its
+        claim lost and takes its prompt out of ComfyUI."""
+        return self.filter(status__in=[Job.Status.QUEUED, Job.Status.PROCESSING]).update(
+            status=Job.Status.CANCELLED, error="Cancelled.", finished_at=Now(), lease_until=None
+        )
+
+    def standing(self, claims: dict[uuid.UUID, int]) -> set[uuid.UUID]:
+        """The jobs of these claims, given with their fences, that are still held under them."""
+        rows = self.filter(pk__in=claims, lease_until__isnull=False).values_list("pk", "fence")
+        return {pk for pk, fence in rows if claims[pk] == fence}
 
     def requeue(self) -> int:
-        """An operator's second chance for failed jobs: a new render, all counters back to 0."""
+        """An operator's second chance for failed and cancelled jobs: a new render, all counters back to 0."""
         with transaction.atomic():
-            count = self.filter(status=Job.Status.FAILED).update(
+            count = self.filter(status__in=REQUEUABLE).update(
                 **Job.UNRENDERED,
                 error="",
                 finished_at=None,
@@ -257,6 +288,7 @@ class Job(models.Model):
         PROCESSING = "processing"
         COMPLETED = "completed"
         FAILED = "failed"
+        CANCELLED = "cancelled"
 
     class Kind(models.TextChoices):
         TEXT_TO_VIDEO = "text-to-video"
@@ -269,6 +301,9 @@ class Job(models.Model):
     preset = models.CharField(max_length=20)
     seed = models.BigIntegerField()
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+    first_position = models.PositiveIntegerField(default=0)
+    idempotency_key = models.CharField(max_length=255, null=True, blank=True, unique=True)
+    request_sha256 = models.CharField(max_length=64, blank=True, default="")
 
     # Where it stands
     status = models.CharField(max_length=20, choices=Status, default=Status.QUEUED)
@@ -330,7 +365,7 @@ class Job(models.Model):
         ]
         constraints = [
             models.CheckConstraint(
-                condition=Q(status__in=["queued", "processing", "completed", "failed"]),
+                condition=Q(status__in=["queued", "processing", *FINAL]),
                 name="job_status_known",
             ),
             models.CheckConstraint(condition=Q(progress__lte=100), name="job_progress_is_percent"),
@@ -350,7 +385,9 @@ class Job(models.Model):
                 ),
                 name="job_completed_has_video",
             ),
-            models.CheckConstraint(condition=~Q(status="failed") | ~Q(error=""), name="job_failed_has_error"),
+            models.CheckConstraint(
+                condition=~Q(status__in=REQUEUABLE) | ~Q(error=""), name="job_failed_has_error"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -359,8 +396,12 @@ class Job(models.Model):
     def purge(self) -> int:
         """Removes a finished job for good. The objects go first: a row without objects can be purged again,
         objects without a row nobody would find."""
-        storage.delete([self.input_key, *storage.listed(f"videos/{self.pk}/")])
-        return Job.objects.filter(pk=self.pk, status__in=FINAL).delete()[0]
+        with transaction.atomic():
+            row = Job.objects.select_for_update().filter(pk=self.pk, status__in=FINAL)
+            if not row.exists():
+                return 0  # requeued meanwhile
+            storage.delete([self.input_key, *(key for key, _ in storage.listed(f"videos/{self.pk}/"))])
+            return row.delete()[0]
 
     # What others derive from the row
 
@@ -368,11 +409,12 @@ class Job(models.Model):
     def position(self) -> int:
         """How many queued jobs will be processed before this one. Those that a worker holds, or whose
         render was begun, come first."""
-        begun = Q(lease_until__isnull=False) | Q(engine__isnull=False)
-        if self.status != self.Status.QUEUED or self.lease_until or self.engine_id:
+        if self.status != self.Status.QUEUED:
             return 0
+        begun = Q(lease_until__isnull=False) | Q(engine__isnull=False)
         earlier = Q(created_at__lt=self.created_at) | Q(created_at=self.created_at, pk__lt=self.pk)
-        return Job.objects.queued().filter(begun | earlier).count()
+        mine = bool(self.lease_until or self.engine_id)
+        return Job.objects.queued().filter(begun & earlier if mine else begun | earlier).count()
 
     @property
     def input_key(self) -> str:
@@ -392,15 +434,16 @@ class Job(models.Model):
             lease_until__isnull=False,
             status__in=[self.Status.QUEUED, self.Status.PROCESSING],
         )
-        if not held.update(**changes):
-            raise ClaimLost(self.pk)
-        self.refresh_from_db()
+        with transaction.atomic():  # the row stays locked until we have read it: its fence is still ours
+            if not held.update(**changes):
+                raise ClaimLost(self.pk)
+            self.refresh_from_db()
 
     def begin(self, engine: Engine) -> None:
         """A new render on this engine; committed before its prompt is posted."""
         if not Engine.objects.held_by(engine.worker).filter(pk=engine.pk).exists():
             raise ClaimLost(self.pk)
-        self._write(engine=engine, render=F("render") + 1)
+        self._write(engine=engine, render=F("render") + 1, started_at=None, progress=0)
 
     def started(self) -> None:
         """ComfyUI executes the prompt. An adopted one has run before: no news, no new chances."""
@@ -408,7 +451,7 @@ class Job(models.Model):
         self._write(status=self.Status.PROCESSING, **news)
 
     def advanced(self, progress: int) -> None:
-        self._write(progress=progress)
+        self._write(progress=progress, lapses=0)
 
     def rendered(self, output: str) -> None:
         """The video lies in the engine's output folder; gives the job to the publishers."""
@@ -468,17 +511,22 @@ class Job(models.Model):
             self._write(**self.UNRENDERED, lease_until=None, **counted)
             wake(RENDER)
 
-    def hand_back(self, pause: float = 0) -> None:
-        """Gives a render back without counting it, for at least ``pause`` seconds. The next worker goes on
-        where this one stopped: a render that was begun keeps its engine."""
+    def hand_back(self) -> None:
+        """Gives a render back without counting it. The next worker goes on where this one stopped: a render
+        that was begun keeps its engine."""
         self._write(
             status=self.Status.QUEUED,
             attempt=F("attempt") - 1,
+            lapses=0,
             lease_until=None,
-            not_before=Now() + seconds(pause) if pause else None,
         )
 
     def publish_later(self) -> None:
         """S3, or the way to it or to the engine, is in trouble: growing pauses, without end."""
         pause = min(2 ** min(self.publish_tries, 10), MAX_PAUSE)
-        self._write(publish_tries=F("publish_tries") + 1, lease_until=None, not_before=Now() + seconds(pause))
+        self._write(
+            publish_tries=F("publish_tries") + 1,
+            lapses=0,
+            lease_until=None,
+            not_before=Now() + seconds(pause),
+        )

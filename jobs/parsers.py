@@ -3,7 +3,15 @@
 from typing import IO, Any
 
 from rest_framework.exceptions import ParseError
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import JSONParser
+
+
+class AlwaysJSON(DefaultContentNegotiation):
+    """Whatever the client accepts: an error of negotiation would come before authentication."""
+
+    def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:
+        return renderers[0], renderers[0].media_type
 
 
 class StrictJSONParser(JSONParser):

@@ -1,16 +1,28 @@
 """Request fields in, public representations out."""
 
+import hashlib
+import json
 import uuid
 from datetime import UTC, datetime
 from typing import Any
 
 from rest_framework import serializers
+from rest_framework.exceptions import ParseError
+from rest_framework.request import Request
 
 from jobs import images, storage
 from jobs.fetch import fetch
 from jobs.models import Job
 
 MAX_PROMPT = 10_000
+
+# The four states of the reference, and the rows that show as each: its clients leave their loops on "failed".
+SHOWN_AS = {
+    "queued": ["queued"],
+    "processing": ["processing"],
+    "completed": ["completed"],
+    "failed": ["failed", "cancelled"],
+}
 
 
 class StrictCharField(serializers.CharField):
@@ -60,12 +72,25 @@ class GenerateRequest(serializers.Serializer):
             raise serializers.ValidationError({field: [str(error)]}) from None
 
 
+def idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise ParseError("The Idempotency-Key must have 1 to 255 printable ASCII characters.")
+    return key
+
+
+def fingerprint(data: dict[str, Any]) -> str:
+    """Tells whether two bodies ask for the same job."""
+    asked = [data.get("prompt"), data.get("image_url") or None, data.get("image_base64") or None]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
 class JobsQuery(serializers.Serializer):
     """The query of GET /jobs."""
 
     MAX = 1000
 
-    status = serializers.ChoiceField(choices=Job.Status.choices, required=False)
+    status = serializers.ChoiceField(choices=list(SHOWN_AS), required=False)
     limit = serializers.RegexField(
         r"^[0-9]+$", default="100", error_messages={"invalid": "This must be a whole number."}
     )
@@ -87,14 +112,18 @@ def video_url(job: Job) -> str | None:
     return storage.presign(job.video_key) if job.status == Job.Status.COMPLETED else None
 
 
+def shown_status(job: Job) -> str:
+    return next(shown for shown, statuses in SHOWN_AS.items() if job.status in statuses)
+
+
 def submitted(job: Job) -> dict[str, Any]:
-    return {"job_id": str(job.pk), "status": Job.Status.QUEUED, "position": job.position}
+    return {"job_id": str(job.pk), "status": Job.Status.QUEUED, "position": job.first_position}
 
 
 def status(job: Job) -> dict[str, Any]:
     return {
         "job_id": str(job.pk),
-        "status": job.status,
+        "status": shown_status(job),
         "video_url": video_url(job),
         "error": job.error or None,
     }
@@ -103,7 +132,7 @@ def status(job: Job) -> dict[str, Any]:
 def listed(job: Job) -> dict[str, Any]:
     return {
         "job_id": str(job.pk),
-        "status": job.status,
+        "status": shown_status(job),
         "prompt": job.prompt,
         "video_url": video_url(job),
         "error": job.error or None,

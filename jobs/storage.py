@@ -8,6 +8,7 @@ import functools
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,24 @@ def delete(keys: Iterable[str]) -> None:
             s3.delete_object(Bucket=settings.S3_BUCKET, Key=key)
 
 
-def listed(prefix: str) -> list[str]:
-    """The keys below a prefix."""
+def listed(prefix: str) -> Iterator[tuple[str, datetime]]:
+    """The keys below a prefix, and when each was written."""
     with _s3() as s3:
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=settings.S3_BUCKET, Prefix=prefix)
-        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=settings.S3_BUCKET, Prefix=prefix):
+            for item in page.get("Contents", []):
+                yield item["Key"], item["LastModified"]
+
+
+def unfinished_uploads(prefix: str) -> Iterator[tuple[str, str, datetime]]:
+    """Multipart uploads that were never completed: key, upload id, and when each was begun."""
+    with _s3() as s3:
+        for page in s3.get_paginator("list_multipart_uploads").paginate(
+            Bucket=settings.S3_BUCKET, Prefix=prefix
+        ):
+            for item in page.get("Uploads", []):
+                yield item["Key"], item["UploadId"], item["Initiated"]
+
+
+def abort_upload(key: str, upload_id: str) -> None:
+    with _s3() as s3:
+        s3.abort_multipart_upload(Bucket=settings.S3_BUCKET, Key=key, UploadId=upload_id)

@@ -10,4 +10,5 @@ urlpatterns = [
     re_path(r"^status/(?P<job_id>[^/]+)/?$", views.StatusView.as_view()),
     re_path(r"^jobs/?$", views.JobsView.as_view()),
     re_path(r"^jobs/(?P<job_id>[^/]+)/?$", views.JobView.as_view()),
+    re_path(r"^jobs/(?P<job_id>[^/]+)/cancel/?$", views.CancelView.as_view()),
 ]

@@ -30,9 +30,12 @@ def finish(source: Path, target: Path) -> Video:
     download ends, and without ComfyUI's metadata, which holds the client's prompt. No re-encoding."""
     try:
         frames = _check(source)
-        _remux(source, target)
     except (av.FFmpegError, IndexError) as error:
         raise Unplayable(str(error)) from error
+    try:
+        _remux(source, target)
+    except av.FFmpegError as error:  # the file is whole: this is our disk
+        raise OSError(str(error)) from error
     with target.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Video(target, target.stat().st_size, frames, sha256)

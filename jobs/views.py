@@ -1,31 +1,47 @@
 """The API. Each view: authenticate (by default), validate, act, answer."""
 
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, IntegrityError, InterfaceError, connection
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from jobs import serializers, storage
+from jobs.errors import Conflict, KeyReused
 from jobs.models import Engine, Job
 
 
 class GenerateView(APIView):
-    """POST /generate: accepts a job."""
+    """POST /generate: accepts a job, once for each Idempotency-Key."""
 
     def post(self, request: Request) -> Response:
+        key, sha256 = serializers.idempotency_key(request), serializers.fingerprint(dict(request.data))
+        if key and (earlier := Job.objects.submitted_with(key)):
+            return self._replay(earlier, sha256)
         body = serializers.GenerateRequest(data=request.data)
         body.is_valid(raise_exception=True)
         prompt, image = body.validated_data["prompt"], body.validated_data["image"]
-        job = Job(id=uuid.uuid4())
+        kind = Job.Kind.IMAGE_TO_VIDEO if image else Job.Kind.TEXT_TO_VIDEO
+        job = Job(kind=kind, prompt=prompt, idempotency_key=key, request_sha256=sha256)
         if image:
             storage.put_input(job.input_key, image)  # before the row: an accepted job has its image
-        kind = Job.Kind.IMAGE_TO_VIDEO if image else Job.Kind.TEXT_TO_VIDEO
-        job = Job.objects.submit(prompt=prompt, kind=kind, job_id=job.pk)
+        try:
+            job = Job.objects.submit(job)
+        except IntegrityError:
+            if not key or not (earlier := Job.objects.submitted_with(key)):
+                raise
+            if image:
+                storage.delete([job.input_key])
+            return self._replay(earlier, sha256)
         return Response(serializers.submitted(job))
+
+    @staticmethod
+    def _replay(earlier: Job, sha256: str) -> Response:
+        if earlier.request_sha256 != sha256:
+            raise KeyReused
+        return Response(serializers.submitted(earlier))
 
 
 class StatusView(APIView):
@@ -42,6 +58,18 @@ class JobView(APIView):
         return Response(serializers.everything(find(job_id)))
 
 
+class CancelView(APIView):
+    """POST /jobs/{job_id}/cancel: ends a job that is not finished."""
+
+    def post(self, request: Request, job_id: str) -> Response:
+        job = find(job_id)
+        if not Job.objects.filter(pk=job.pk).cancel():
+            job.refresh_from_db()
+            raise Conflict(f"The job is finished ({job.status}) and cannot be cancelled.")
+        job.refresh_from_db()
+        return Response(serializers.everything(job))
+
+
 class JobsView(APIView):
     """GET /jobs: newest first."""
 
@@ -50,7 +78,7 @@ class JobsView(APIView):
         query.is_valid(raise_exception=True)
         jobs = Job.objects.order_by("-created_at", "-id")
         if "status" in query.validated_data:
-            jobs = jobs.filter(status=query.validated_data["status"])
+            jobs = jobs.filter(status__in=serializers.SHOWN_AS[query.validated_data["status"]])
         return Response([serializers.listed(job) for job in jobs[: query.validated_data["limit"]]])
 
 

@@ -18,26 +18,27 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection
 
 from comfy import workflow
 from comfy.client import Comfy, ComfyError, Failed, FileGone, Queue, Refused, Rendered, Unreachable
 from comfy.listener import Listener
 from jobs import storage, video
-from jobs.models import ClaimLost, Engine, Job
+from jobs.models import FINAL, ClaimLost, Engine, Job
 
 logger = logging.getLogger(__name__)
 
 POLL = 1.0  # seconds between two looks at ComfyUI, unless its socket calls earlier
-IMAGE_PAUSE = 10.0  # seconds until a job whose image S3 did not give is tried again
+IMAGE_PAUSE = 10.0  # seconds for which only text jobs are claimed when S3 does not give an image
 AT_ONCE = 2  # prompts of ours in ComfyUI: one runs, one waits behind it
-DATABASE_AWAY = (OperationalError, InterfaceError)
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)  # the last: a standby that only reads
 
 # Made before django-q2 forks, so that the cluster's main process and its workers share them.
 WORKER = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
@@ -73,7 +74,7 @@ class Heartbeat:
         while not self._ended.wait(settings.JOB_LEASE / 3):
             try:
                 Job.objects.renew(dict(self._claims))
-            except DATABASE_AWAY as error:
+            except Exception as error:  # whatever it is: without it the jobs in hand would be lost
                 logger.warning("heartbeat: %s", error)
                 connection.close()
         connection.close()
@@ -89,6 +90,14 @@ def render() -> None:
         return  # a standby, or a wake-up whose job was taken by the task before
     with Comfy(engine.url) as comfy, Listener(engine.url) as listener, Heartbeat() as heartbeat:
         Renderer(engine, comfy, listener, heartbeat).run()
+
+
+class Sick(Exception):
+    """ComfyUI answers and cannot work. ``stuck``: the prompts of ours that show it."""
+
+    def __init__(self, message: str, stuck: set[str]):
+        super().__init__(message)
+        self.stuck = stuck
 
 
 @dataclass
@@ -122,15 +131,23 @@ class Renderer:
     def __init__(self, engine: Engine, comfy: Comfy, listener: Listener, heartbeat: Heartbeat):
         self.engine, self.comfy, self.listener, self.heartbeat = engine, comfy, listener, heartbeat
         self.renders: list[Render] = []
+        self.leaving: dict[str, Job] = {}  # jobs that ended while their prompts were in ComfyUI
         self.unreachable_since: float | None = None
+        self.images_after = 0.0
+        self.stuck: set[str] = set()
+        self.stuck_since = 0.0
 
     def run(self) -> None:
         while not stopping.is_set():
             try:
+                if not Engine.objects.held_by(WORKER).filter(pk=self.engine.pk).exists():
+                    break  # lost to another worker: what is in ComfyUI is its business now
+                self._let_go()
                 self._claim()
-                if not self.renders:
+                idle = not self.renders
+                strays = self._round()
+                if idle and not strays:
                     return
-                self._round()
                 self.unreachable_since = None
             except DATABASE_AWAY as error:
                 logger.warning("the database is away, trying again: %s", error)
@@ -138,40 +155,80 @@ class Renderer:
             except Unreachable as error:
                 if self._given_up(error):
                     return
+            except Sick as error:
+                self._give_up_sick(error)
+                return
             self.listener.changed.wait(POLL)
             self.listener.changed.clear()
         self._hand_back()
 
+    def _let_go(self) -> None:
+        """Of jobs that were cancelled, or taken over while Postgres was away."""
+        claims = {render.job.pk: render.job.fence for render in self.renders}
+        standing = Job.objects.standing(claims) if claims else set()
+        for render in [render for render in self.renders if render.job.pk not in standing]:
+            logger.info("job %s: cancelled, or taken over", render.job.pk)
+            self._drop(render)
+            if render.posted:
+                self.leaving[render.prompt_id] = render.job
+
     def _claim(self) -> None:
-        while len(self.renders) < AT_ONCE and (job := Job.objects.claim_render(self.engine)):
+        images = time.monotonic() >= self.images_after
+        while len(self.renders) < AT_ONCE and (job := Job.objects.claim_render(self.engine, images=images)):
             self.heartbeat.hold(job)
             # A render that was begun on this engine, by us or a predecessor, may still be in ComfyUI.
             self.renders.append(Render(job, posted=job.engine_id == self.engine.pk))
 
-    def _round(self) -> None:
+    def _round(self) -> set[str]:
+        """One look at ComfyUI, one step for every job. Returns the strays that ComfyUI still has."""
         queue = self.comfy.queue()
+        strays = self._clear_strays(queue)
+        self._check_health(queue, strays)
         for render in list(self.renders):
             try:
-                self._advance(render, queue)
+                self._advance(render, queue, may_post=not strays)
             except ClaimLost:
-                logger.warning("job %s: another worker took it over", render.job.pk)
+                pass  # _let_go() sees to it
+            except (Sick, Unreachable, *DATABASE_AWAY):
+                raise
+            except Exception:  # a fault of ours with this job must not cost the other one
+                logger.exception("job %s: dropped until its lease runs out", render.job.pk)
                 self._drop(render)
+        return strays
 
-    def _advance(self, render: Render, queue: Queue) -> None:
+    def _clear_strays(self, queue: Queue) -> set[str]:
+        """Takes out of ComfyUI what bears our mark and belongs to no job in hand: cancelled, requeued, or of
+        a predecessor. Returns what is still there; nothing is posted until it is gone."""
+        strays = queue.marked(str(self.engine.pk)) - {render.prompt_id for render in self.renders}
+        for prompt_id in strays:
+            self.comfy.cancel(prompt_id)
+        for prompt_id in self.leaving.keys() - strays:
+            self._forget(prompt_id, self.leaving.pop(prompt_id))
+        return strays
+
+    def _check_health(self, queue: Queue, strays: set[str]) -> None:
+        """A ComfyUI whose worker thread has died goes on answering, and never runs anything again."""
+        ours = queue.marked(str(self.engine.pk))
+        stuck = strays & queue.running.keys() if queue.running else ours
+        if stuck != self.stuck:
+            self.stuck, self.stuck_since = stuck, time.monotonic()
+        elif stuck and time.monotonic() - self.stuck_since > settings.STUCK_TIMEOUT:
+            what = (
+                "does not let go of an interrupted prompt" if queue.running else "runs nothing of its queue"
+            )
+            raise Sick(f"ComfyUI {what}; it must be restarted.", stuck)
+
+    def _advance(self, render: Render, queue: Queue, *, may_post: bool) -> None:
         if not render.posted:
-            self._post(render, queue)
+            if may_post:
+                self._post(render)
         elif render.prompt_id in queue.running:
             self._follow(render)
         elif render.prompt_id not in queue.pending:
             self._conclude(render)
 
-    def _post(self, render: Render, queue: Queue) -> None:
+    def _post(self, render: Render) -> None:
         job = render.job
-        strays = queue.marked(str(self.engine.pk)) - {other.prompt_id for other in self.renders}
-        if strays:  # of a predecessor, for jobs that were cancelled, requeued or taken elsewhere
-            for prompt_id in strays:
-                self.comfy.cancel(prompt_id)
-            return
         image = ""
         if job.kind == Job.Kind.IMAGE_TO_VIDEO:
             try:
@@ -196,13 +253,15 @@ class Renderer:
             logger.error("job %s: %s", job.pk, error)
             job.failed(error.message)
             self._drop(render)
+            remove_files(job)
 
     def _without_image(self, render: Render, error: storage.StorageError) -> None:
         logger.warning("job %s: its image cannot be read: %s", render.job.pk, error)
         if isinstance(error, storage.ObjectMissing):
             render.job.failed("The reference image is no longer in the storage.")
         else:
-            render.job.hand_back(pause=IMAGE_PAUSE)
+            render.job.hand_back()
+            self.images_after = time.monotonic() + IMAGE_PAUSE
         self._drop(render)
 
     def _follow(self, render: Render) -> None:
@@ -220,14 +279,16 @@ class Renderer:
             render.written_at = now
         if now - render.running_since > settings.RENDER_TIMEOUT:
             self._break_off(render, f"no end after {settings.RENDER_TIMEOUT} s")
+        elif not self.listener.connected:
+            render.moved_at = now  # deaf, we cannot tell; RENDER_TIMEOUT holds all the same
         elif now - render.moved_at > settings.STALL_TIMEOUT:
             self._break_off(render, f"no progress for {settings.STALL_TIMEOUT} s")
 
     def _break_off(self, render: Render, why: str) -> None:
         logger.error("job %s: %s, interrupted", render.job.pk, why)
-        self.comfy.cancel(render.prompt_id)
-        render.job.lost_render()
+        render.job.lost_render()  # first: only who still holds the job may stop its prompt
         self._drop(render)
+        self.leaving[render.prompt_id] = render.job
 
     def _conclude(self, render: Render) -> None:
         """It left the queue: the history tells how, else the file does."""
@@ -239,14 +300,14 @@ class Renderer:
             job.rendered(result.filename)
         elif isinstance(result, Failed):
             self._failed(render, result)
-        elif job.started_at:
+        elif job.started_at or self.listener.nodes(render.prompt_id):
             logger.error("job %s: ComfyUI lost its prompt while it ran", job.pk)
             job.lost_render()
         else:
             logger.warning("job %s: ComfyUI does not have its prompt", job.pk)
             job.lost_prompt()
         self._drop(render)
-        self._forget(render)
+        self._forget(render.prompt_id, job)
 
     def _left_behind(self, render: Render) -> Rendered | None:
         """After a restart of ComfyUI its memory is gone, but a finished file is still there. Whether it is
@@ -259,19 +320,24 @@ class Renderer:
         if result.reason == "out_of_memory":
             self.comfy.free()
             render.job.ran_out_of_memory()
+        elif result.reason == "no_space":
+            render.job.lost_prompt()  # not its fault: nothing is counted
+            remove_files(render.job)  # the part of a file that was written keeps the disk full
+            raise Sick("The GPU server's disk is full.", set())
         elif result.reason == "interrupted":
             render.job.lost_render()
         else:
             render.job.failed(result.message)
 
-    def _forget(self, render: Render) -> None:
+    def _forget(self, prompt_id: str, job: Job) -> None:
         """Best effort: what is left in ComfyUI of a prompt that ended."""
-        self.listener.forget(render.prompt_id)
+        self.listener.forget(prompt_id)
         try:
-            self.comfy.forget(render.prompt_id)
+            self.comfy.forget(prompt_id)
         except Unreachable as error:
-            logger.warning("job %s: its history entry stays: %s", render.job.pk, error)
-        remove_files(render.job)
+            logger.warning("job %s: its history entry stays: %s", job.pk, error)
+        if not Job.objects.filter(pk=job.pk).exclude(status__in=FINAL).exists():
+            remove_files(job)
 
     def _drop(self, render: Render) -> None:
         self.heartbeat.drop(render.job)
@@ -284,9 +350,24 @@ class Renderer:
         logger.warning("%s %s", error.message, error.detail)
         if now - self.unreachable_since < settings.JOB_LEASE:
             return False
-        self.engine.report_unreachable()
+        self._report(self.engine.report_unreachable)
         self._hand_back()
         return True
+
+    def _report(self, report: Callable[[], None]) -> None:
+        """The tick reports as well; a database that is away must not keep us from handing back."""
+        try:
+            report()
+        except DATABASE_AWAY as problem:
+            logger.warning("engine %s: %s", self.engine.name, problem)
+            connection.close()
+
+    def _give_up_sick(self, error: "Sick") -> None:
+        """Nothing more is claimed until the tick finds ComfyUI well again. Stuck prompts stay where they are:
+        that they have gone is how the tick can tell."""
+        logger.error("engine %s: %s", self.engine.name, error)
+        self._report(partial(self.engine.report_sick, str(error), error.stuck))
+        self._hand_back()
 
     def _hand_back(self) -> None:
         """Leaves the prompts in ComfyUI: whoever comes next adopts them."""
@@ -309,8 +390,13 @@ def publish() -> None:
             try:
                 publish_one(job)
             except ClaimLost:
-                logger.warning("job %s: another worker took it over", job.pk)
-            heartbeat.drop(job)
+                logger.warning("job %s: cancelled, or taken over", job.pk)
+            except DATABASE_AWAY as error:
+                logger.warning("job %s: left to the next publisher: %s", job.pk, error)
+                connection.close()
+                return
+            finally:
+                heartbeat.drop(job)
 
 
 def publish_one(job: Job) -> None:
@@ -329,7 +415,8 @@ def publish_one(job: Job) -> None:
     except (ComfyError, storage.StorageError, OSError) as error:
         logger.warning("job %s: not published yet, trying again: %s", job.pk, error)
         job.publish_later()
-    remove_files(job)
+    if job.status in FINAL:
+        remove_files(job)
 
 
 @contextmanager
@@ -347,12 +434,14 @@ def fetched(job: Job, folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def uploaded(job: Job, finished: video.Video) -> Iterator[None]:
-    """In S3, unless the claim was lost meanwhile: then not, for the object belongs to no row."""
-    storage.put_video(job.video_key, finished.path, sha256=finished.sha256, filename=f"{job.pk}.mp4")
+    """In S3, unless the job is not completed with it: then not, for the object belongs to no row. (When the
+    database went away in between nobody knows, and it stays.)"""
     try:
+        storage.put_video(job.video_key, finished.path, sha256=finished.sha256, filename=f"{job.pk}.mp4")
         yield
-    except ClaimLost:
-        storage.delete([job.video_key])
+    except (ClaimLost, storage.StorageError):
+        with suppress(storage.StorageError):
+            storage.delete([job.video_key])
         raise
 
 
@@ -371,9 +460,7 @@ def complete(job: Job, finished: video.Video) -> None:
 
 
 def remove_files(job: Job) -> None:
-    """The folders of a finished job on the GPU machine, where we can reach them: ComfyUI deletes nothing."""
-    if job.finished_at is None:
-        return
+    """The job's folders on the GPU machine, where we can reach them: ComfyUI deletes nothing by itself."""
     for root in (settings.COMFYUI_OUTPUT_DIR, settings.COMFYUI_INPUT_DIR):
         if root:
             shutil.rmtree(Path(root) / workflow.folder(job.pk), ignore_errors=True)

@@ -24,7 +24,11 @@ NAMES = """
 
 
 def given() -> dict[str, str]:
-    return {name: os.environ[name] for name in NAMES.split() if os.environ.get(name)}
+    found = {name: os.environ[name] for name in NAMES.split() if os.environ.get(name)}
+    for name in NAMES.split():
+        if path := os.environ.get(f"{name}_FILE"):
+            found[name] = Path(path).read_text().strip()
+    return found
 
 
 class Stopped(Exception):

@@ -50,8 +50,10 @@ class Stack:
             made = {
                 name: secrets.token_urlsafe(24) for name in ("SECRET_KEY", "API_KEY", "postgres", "admin")
             }
-            path.touch(mode=0o600)
-            path.write_text(json.dumps(made))
+            partial = path.with_suffix(".partial")
+            partial.touch(mode=0o600)
+            partial.write_text(json.dumps(made))
+            partial.rename(path)  # whole or not at all
         return json.loads(path.read_text())
 
     def _settings(self, given: dict[str, str]) -> dict[str, str]:

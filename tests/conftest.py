@@ -1,19 +1,28 @@
 """Fixtures that several files share."""
 
 import io
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import requests
+from django.db import connection
 from django.db.models.functions import Now
 from PIL import Image
 
-from jobs.models import Engine, Job
+from comfy import workflow
+from jobs import worker
+from jobs.models import FINAL, Engine, Job
 from jobs.worker import WORKER
 from tests import parts
+
+COMFYUI = parts.FOLDER / "comfyui"  # the simulator's folders
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -76,17 +85,71 @@ def simulator() -> Iterator[Simulator]:
     simulator.fault("forget")
 
 
+@pytest.fixture
+def quick(simulator: Simulator, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker in this process: it polls often, and cleans up in the simulator's folders."""
+    monkeypatch.setattr(worker, "POLL", 0.05)
+    settings.COMFYUI_OUTPUT_DIR = str(COMFYUI / "output")
+    settings.COMFYUI_INPUT_DIR = str(COMFYUI / "input")
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renders of some minutes, which an interrupt ends at once."""
+    for name, end in zip(workflow.SAMPLERS, (5000, 10000), strict=True):
+        inputs = workflow._template("text-to-video", "fast")[name]["inputs"]
+        monkeypatch.setitem(inputs, "steps", 10000)
+        monkeypatch.setitem(inputs, "end_at_step", end)
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[[], threading.Thread]]:
+    """Renders in a thread as the cluster's worker would, and hands over at the end."""
+    threads = []
+
+    def run() -> None:
+        with closing(connection):
+            worker.render()
+
+    def start() -> threading.Thread:
+        thread = threading.Thread(target=run)
+        thread.start()
+        threads.append(thread)
+        return thread
+
+    yield start
+    worker.stopping.set()
+    for thread in threads:
+        thread.join(10)
+    worker.stopping.clear()
+
+
+def eventually(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+def folders(job: Job) -> list[Path]:
+    """What is left of a job in the simulator's folders."""
+    places = [COMFYUI / kind / workflow.folder(job.pk) for kind in ("input", "output")]
+    return [place for place in places if place.exists()]
+
+
 def make_job(**fields: Any) -> Job:
     """A row as the service would have left it."""
     status = fields.get("status", "queued")
     if status == "processing":
         fields = {"started_at": Now()} | fields
-    if status in ("completed", "failed"):
+    if status in FINAL:
         fields = {"started_at": Now(), "finished_at": Now()} | fields
     if status == "completed":
         video = {"rendered_at": Now(), "video_size": 1, "video_frames": 81, "video_sha256": "0" * 64}
         fields = {"progress": 100, "attempt": 1} | video | fields
-    if status == "failed":
+    if status in ("failed", "cancelled"):
         fields = {"error": "It failed."} | fields
     defaults = {"id": uuid.uuid4(), "kind": "text-to-video", "prompt": "A cat", "preset": "fast", "seed": 1}
     job = Job.objects.create(**(defaults | fields))

@@ -53,11 +53,21 @@ class TestClaim:
 
     def test_after_the_grace_another_engine_may_begin_it_anew(self, engine, settings):
         gone = Engine.objects.create(name="gone", url="http://gone", seen_at=Now() - seconds(601))
-        job = make_job(engine=gone, render=1)
+        job = make_job(engine=gone, render=1, started_at=Now(), progress=50)
 
-        Job.objects.abandon_lost_engines()
+        claimed = Job.objects.claim_render(engine)
+        claimed.begin(engine)
 
-        assert Job.objects.claim_render(engine) == job
+        assert claimed == job
+        assert (claimed.render, claimed.progress, claimed.started_at) == (2, 0, None)
+
+    def test_a_grace_that_ran_out_while_all_was_down_costs_an_engine_nothing(self, engine):
+        """Its own renders may still be in ComfyUI, however long nobody looked."""
+        begun = make_job(engine=engine, render=1)
+        Engine.objects.update(seen_at=Now() - seconds(9999))
+
+        assert Job.objects.claim_render(engine).engine == engine
+        assert begun.render == 1
 
     def test_a_job_that_is_to_wait_waits(self, engine):
         job = make_job(not_before=Now() + seconds(60))
@@ -147,6 +157,27 @@ class TestFence:
 
         with pytest.raises(ClaimLost):
             job.begin(engine)
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_write_never_takes_the_next_holders_fence_for_its_own(self, engine, monkeypatch):
+        """What it reads back is its own: until then nobody else can get at the row."""
+        job, others = claimed(engine), []
+
+        def look():
+            row = Job.objects.select_for_update(skip_locked=True).filter(pk=job.pk)
+            with transaction.atomic():
+                others.append(list(row))
+            connection.close()
+
+        def refresh(job):
+            thread = threading.Thread(target=look)
+            thread.start()
+            thread.join()
+
+        monkeypatch.setattr(Job, "refresh_from_db", refresh)
+        job.advanced(5)
+
+        assert others == [[]]
 
     def test_completing_twice_is_no_loss(self, engine):
         """A commit whose answer was lost is tried again, and its object must not be deleted for that."""
@@ -322,20 +353,18 @@ class TestIndexes:
 
     @pytest.fixture(autouse=True)
     def rows(self, engine):
+        make_job(status="completed")
         with connection.cursor() as cursor:
             cursor.execute(
                 """
-                INSERT INTO jobs_job (
-                    id, kind, prompt, preset, seed, created_at, status, progress, started_at, rendered_at,
-                    finished_at, error, worker, fence, attempt, render, output, lost, out_of_memory, lapses,
-                    publish_tries, video_size, video_frames, video_sha256)
-                SELECT gen_random_uuid(), 'text-to-video', 'A cat', 'fast', 1, now() - n * interval '1 s',
-                    CASE WHEN n % 10 = 0 THEN 'queued' WHEN n % 1000 = 1 THEN 'processing'
-                        ELSE 'completed' END, 0,
-                    now(), CASE WHEN n % 10 = 0 THEN NULL ELSE now() END,
-                    CASE WHEN n % 10 = 0 OR n % 1000 = 1 THEN NULL ELSE now() END,
-                    '', '', 0, 0, 0, '', 0, 0, 0, 0, 1, 81, 'x'
-                FROM generate_series(1, 100000) n
+                INSERT INTO jobs_job SELECT row.* FROM jobs_job template, generate_series(1, 100000) n,
+                    jsonb_populate_record(template, jsonb_build_object(
+                        'id', gen_random_uuid(),
+                        'created_at', now() - n * interval '1 s',
+                        'status', CASE WHEN n % 10 = 0 THEN 'queued' WHEN n % 1000 = 1 THEN 'processing'
+                            ELSE 'completed' END,
+                        'rendered_at', CASE WHEN n % 10 > 0 THEN now() END,
+                        'finished_at', CASE WHEN n % 10 > 0 AND n % 1000 > 1 THEN now() END)) row
                 """
             )
             cursor.execute("ANALYZE jobs_job")

@@ -1,75 +1,25 @@
 """jobs.worker in this process, on the simulator, Postgres and S3: from a queued row to a playable file."""
 
 import base64
-import threading
-import time
-from contextlib import closing
 
 import av
 import boto3
 import pytest
 import requests
-from django.db import connection
 
 from comfy import workflow
 from comfy.client import Comfy
 from jobs import worker
 from jobs.models import Engine, Job
 from tests import parts
-from tests.conftest import picture
+from tests.conftest import COMFYUI, eventually, folders, picture
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch, simulator, settings, tmp_path):
-    monkeypatch.setattr(worker, "POLL", 0.05)
-    settings.COMFYUI_OUTPUT_DIR = str(parts.FOLDER / "comfyui" / "output")
-    settings.COMFYUI_INPUT_DIR = str(parts.FOLDER / "comfyui" / "input")
-
-
-@pytest.fixture
-def background():
-    """Runs a task as the cluster's worker would, and hands it over at the end."""
-    threads = []
-
-    def run():
-        with closing(connection):
-            worker.render()
-
-    def start():
-        thread = threading.Thread(target=run)
-        thread.start()
-        threads.append(thread)
-        return thread
-
-    yield start
-    worker.stopping.set()
-    for thread in threads:
-        thread.join(10)
-    worker.stopping.clear()
-
-
-def eventually(condition):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]
 
 
 def now(job):
     job.refresh_from_db()
     return job
-
-
-def folders(job):
-    return [
-        path
-        for kind in ("input", "output")
-        if (path := parts.FOLDER / "comfyui" / kind / workflow.folder(job.pk)).exists()
-    ]
 
 
 class TestTheWholeWay:
@@ -299,8 +249,8 @@ class TestTroubleInComfyUI:
         assert Job.objects.get().error == "ComfyUI lacks the model file vae/none.safetensors."
 
     def test_one_that_stalls_is_interrupted_and_rendered_anew(self, submit, engine, simulator, settings):
-        settings.STALL_TIMEOUT = 1
-        simulator.fault("stall", seconds=3)
+        settings.STALL_TIMEOUT = 4  # encoding, too, shows no progress, and this machine may be slow
+        simulator.fault("stall", seconds=6)
         submit()
 
         worker.render()
@@ -369,7 +319,7 @@ class TestPublishing:
         return now(job)
 
     def path(self, job):
-        return parts.FOLDER / "comfyui" / "output" / workflow.folder(job.pk) / job.output
+        return COMFYUI / "output" / workflow.folder(job.pk) / job.output
 
     def objects(self, job):
         s3 = boto3.client("s3", endpoint_url=parts.S3_URL)

@@ -17,6 +17,7 @@ from environs import EnvError, FileAwareEnv
 
 from comfy.workflow import PRESETS
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = FileAwareEnv(strip_whitespace=True)
 
@@ -79,6 +80,8 @@ try:
     WORKFLOW_PRESET = env.str("WORKFLOW_PRESET", "quality")
     RENDER_TIMEOUT = above("RENDER_TIMEOUT", 1, 3600)
     STALL_TIMEOUT = above("STALL_TIMEOUT", 1, 900)
+    STUCK_TIMEOUT = above("STUCK_TIMEOUT", 1, 60)
+    COMFYUI_RESTART_COMMAND = env.str("COMFYUI_RESTART_COMMAND", "")
     ENGINE_GRACE = above("ENGINE_GRACE", 1, 600)
     JOB_LEASE = above("JOB_LEASE", 3, 30)
     ENGINE_LEASE = above("ENGINE_LEASE", 6, 20)
@@ -86,6 +89,7 @@ try:
     S3_BUCKET = required("S3_BUCKET", "name the bucket that videos and reference images go to")
     S3_ENDPOINT_URL = url("S3_ENDPOINT_URL") or None
     S3_PUBLIC_ENDPOINT_URL = url("S3_PUBLIC_ENDPOINT_URL") or S3_ENDPOINT_URL
+    IDEMPOTENCY_HOURS = above("IDEMPOTENCY_HOURS", 1, 24)
     VIDEO_URL_TTL = above("VIDEO_URL_TTL", 1, 3600)
 
     IMAGE_URL_ALLOW: list[str] = env.list("IMAGE_URL_ALLOW", [])
@@ -99,6 +103,8 @@ if WORKFLOW_PRESET not in PRESETS:
     raise ImproperlyConfigured(
         f"WORKFLOW_PRESET must be one of {', '.join(PRESETS)}, not {WORKFLOW_PRESET!r}."
     )
+if LOG_LEVEL not in LOG_LEVELS:
+    raise ImproperlyConfigured(f"LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}, not {LOG_LEVEL!r}.")
 if VIDEO_URL_TTL > 7 * 24 * 3600:
     raise ImproperlyConfigured("VIDEO_URL_TTL must be at most 604800: S3 signs links for seven days at most.")
 for host in IMAGE_URL_ALLOW:
@@ -171,20 +177,21 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["jobs.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_METADATA_CLASS": None,
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "jobs.parsers.AlwaysJSON",
     "EXCEPTION_HANDLER": "jobs.errors.handle",
     "UNAUTHENTICATED_USER": None,
 }
 
 # Two clusters share one queue table. A message only wakes a worker up; the job's row is the truth
-# (docs/architecture.md). So a message is never retried, timed out or kept.
-NEVER = 10 * 365 * 24 * 3600
+# (docs/architecture.md).
+# So it is neither timed out nor kept, and one that a dead cluster has locked comes back harmlessly.
 Q_CLUSTER = {
     "name": "wanapi",
     "orm": "default",
     "poll": 0.2,
-    "retry": NEVER,
+    "retry": 3600,
     "timeout": None,
-    "recycle": NEVER,
+    "recycle": 10**9,
     "save_limit": -1,
     "scheduler": False,
     "ack_failures": True,

@@ -1,4 +1,4 @@
-"""``manage.py requeue_jobs``: a second chance for failed jobs."""
+"""``manage.py requeue_jobs``: a second chance for failed and cancelled jobs."""
 
 import uuid
 from datetime import timedelta
@@ -7,17 +7,15 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from jobs.management.arguments import age, status
-from jobs.models import Job, ago
+from jobs.models import REQUEUABLE, Job, ago
 
 
 class Command(BaseCommand):
-    help = "Puts failed jobs back into the queue, with all counters at 0, each for a new render."
+    help = "Puts failed or cancelled jobs back into the queue, with all counters at 0, each for a new render."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("job_ids", nargs="*", type=uuid.UUID, metavar="JOB_ID")
-        parser.add_argument(
-            "--status", type=status(Job.Status.FAILED), help="all jobs of this status: failed"
-        )
+        parser.add_argument("--status", type=status(*REQUEUABLE), help="all jobs of this status")
         parser.add_argument(
             "--since", type=age, metavar="AGE", help="only those created within it, e.g. 90m, 24h, 7d"
         )
@@ -26,7 +24,7 @@ class Command(BaseCommand):
         self, *, job_ids: list[uuid.UUID], status: str | None, since: timedelta | None, **options: Any
     ) -> None:
         if bool(job_ids) == bool(status):
-            raise CommandError("Give either job ids or --status failed.")
+            raise CommandError("Give either job ids or --status.")
         if since and job_ids:
             raise CommandError("--since goes with --status.")
         jobs = Job.objects.filter(status=status) if status else self._named(job_ids)
@@ -40,6 +38,8 @@ class Command(BaseCommand):
         for job_id in job_ids:
             if job_id not in found:
                 raise CommandError(f"There is no job {job_id}; nothing was requeued.")
-            if found[job_id] != Job.Status.FAILED:
-                raise CommandError(f"Job {job_id} is {found[job_id]}, not failed; nothing was requeued.")
+            if found[job_id] not in REQUEUABLE:
+                raise CommandError(
+                    f"Job {job_id} is {found[job_id]}, not {' or '.join(REQUEUABLE)}; nothing was requeued."
+                )
         return Job.objects.filter(pk__in=job_ids)

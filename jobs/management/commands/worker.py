@@ -14,9 +14,11 @@ import ctypes
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import django_q.cluster
@@ -32,7 +34,9 @@ from jobs.models import PUBLISH, RENDER, Engine, Job, wake_if_idle
 logger = logging.getLogger(__name__)
 
 TICK = 2.0  # seconds
-LEAVE = 9.0  # seconds after SIGTERM until what is left is killed
+LEAVE = 7.0  # seconds after SIGTERM until what is left is killed
+LOOK = 6.0  # seconds between two looks at ComfyUI; /health forgets what is older than 30
+LOOK_TIMEOUT = 2.0  # for each of its requests, so that all together stay within ENGINE_LEASE
 PR_SET_PDEATHSIG = 1
 
 
@@ -64,13 +68,13 @@ class Command(BaseCommand):
         tick = threading.Thread(target=run_tick, args=(cluster, stop, watch), name="tick", daemon=True)
         tick.start()
         logger.info("%s cluster started as %s", cluster, worker.WORKER)
-        while q2.sentinel.is_alive() and not stop.wait(0.5):
+        while q2.sentinel.is_alive() and tick.is_alive() and not stop.wait(0.5):
             pass
         code = 0 if stop.is_set() else 1
         stop.set()
         worker.stopping.set()
         leave(q2)
-        tick.join(timeout=TICK)
+        tick.join(timeout=1)
         if watch:
             watch.end()  # after the renders were handed back
         sys.exit(code)
@@ -109,12 +113,13 @@ def run_tick(cluster: str, stop: threading.Event, watch: "EngineWatch | None") -
             if watch:
                 watch.tick()
             Job.objects.return_expired()
-            Job.objects.abandon_lost_engines()
             if work_waits(watch):
                 wake_if_idle(cluster)
         except (DatabaseError, InterfaceError) as error:
             logger.warning("tick: %s", error)
             connection.close()
+        except Exception:  # the engine is held by this thread: it must go on
+            logger.exception("tick")
         stop.wait(TICK)
     connection.close()
 
@@ -126,15 +131,25 @@ def work_waits(watch: "EngineWatch | None") -> bool:
     return ready and Job.objects.to_render().exists()
 
 
+def is_well_again(comfy: Comfy, engine: Engine) -> bool:
+    """The prompts that were stuck have gone, by a restart; or there is room on its disk again."""
+    if engine.stuck:
+        queue = comfy.queue()
+        return not any(prompt_id in queue for prompt_id in engine.stuck)
+    return comfy.has_space()
+
+
 class EngineWatch:
     """Holds the engine, and looks whether its ComfyUI answers and has its model files."""
 
     LONGEST_PAUSE = 10.0  # seconds between two looks at a ComfyUI that does not answer
+    RESTART_PAUSE = 300.0  # seconds that a restarted ComfyUI has to come back
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self._look_at = 0.0
         self._pause = TICK
+        self._restart_at = 0.0
 
     def tick(self) -> None:
         name, url = settings.ENGINE_NAME, settings.COMFYUI_URL
@@ -149,22 +164,34 @@ class EngineWatch:
 
     def _look(self, engine: Engine) -> None:
         try:
-            with Comfy(engine.url) as comfy:
+            with Comfy(engine.url, read_timeout=LOOK_TIMEOUT) as comfy:
                 lacks = comfy.missing(workflow.model_files(settings.WORKFLOW_PRESET))
-                engine.report(version=comfy.version(), lacks=lacks)
+                version = comfy.version()
+                well = not engine.trouble or is_well_again(comfy, engine)
         except Unreachable as error:
             if engine.ready or self._pause == TICK:
                 logger.warning("engine %s: %s %s", engine.name, error.message, error.detail)
             engine.report_unreachable()
+            well = False
+        if well:
+            if lacks != engine.lacks:
+                names = ", ".join(lacks) or "none any more"
+                logger.warning("engine %s: missing model files: %s", engine.name, names)
+            engine.report(version=version, lacks=lacks)
+            self._pause, self._look_at = TICK, time.monotonic() + LOOK
+        else:
             self._pause = min(self._pause * 1.5, self.LONGEST_PAUSE)
             self._look_at = time.monotonic() + self._pause
-            return
-        if lacks != engine.lacks:
-            logger.warning(
-                "engine %s: missing model files: %s", engine.name, ", ".join(lacks) or "none any more"
-            )
-        self._pause = TICK
-        self._look_at = 0.0
+            if engine.trouble:
+                self._restart(engine)
+
+    def _restart(self, engine: Engine) -> None:
+        """By the operator's own command, and not before the last one has had its time."""
+        if settings.COMFYUI_RESTART_COMMAND and time.monotonic() >= self._restart_at:
+            logger.warning("engine %s: %s Restarting it.", engine.name, engine.trouble)
+            command = partial(subprocess.run, settings.COMFYUI_RESTART_COMMAND, shell=True, check=False)
+            threading.Thread(target=command, daemon=True).start()  # the tick must go on
+            self._restart_at = time.monotonic() + self.RESTART_PAUSE
 
     def end(self) -> None:
         if self.engine:
