@@ -1,7 +1,7 @@
-"""Runs one program of the stack: ``python -m local.child [--after FILE] [--user NAME] -- COMMAND ...``.
+"""Runs one program of the stack: ``python -m local.child [--user NAME] -- COMMAND ...``.
 
-It dies with its parent, so that a stack that is killed leaves nothing behind; starts once FILE exists, that
-is, when what it needs is ready; and gives up root first where the program asks for it.
+It dies with its parent, so that a stack that is killed leaves nothing behind, and gives up root first where
+the program asks for it.
 """
 
 import argparse
@@ -10,23 +10,16 @@ import os
 import pwd
 import signal
 import sys
-import time
-from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--after", type=Path)
     parser.add_argument("--user")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
     parent = os.getppid()
-    while options.after and not options.after.exists():
-        if os.getppid() != parent:
-            sys.exit(1)
-        time.sleep(0.05)
     if options.user:
         account = pwd.getpwnam(options.user)
         os.chdir("/")  # it may have no right to be here

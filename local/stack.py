@@ -1,7 +1,7 @@
 """The stack: which programs run, with which settings, under supervisord.
 
-supervisord restarts each of them on any exit, without limit. The parts that hold data start at once; the
-service's own processes wait until migrations, bucket and admin user are there (``local.prepare``).
+supervisord starts all at once and restarts each of them on any exit, without limit. The workers wait by
+themselves until the tables are there, which ``local.prepare`` makes, with the bucket and the admin's user.
 """
 
 import contextlib
@@ -34,10 +34,8 @@ class Stack:
     def __init__(self, folder: Path, given: dict[str, str]):
         self.folder = folder.resolve()
         self.logs = self.folder / "log"
-        self.ready = self.folder / "ready"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(exist_ok=True)
-        self.ready.unlink(missing_ok=True)
         self.secrets = self._secrets()
         self.parts: dict[str, Part] = {}
         self.env = self._settings(given)
@@ -100,9 +98,8 @@ class Stack:
         ]
         service = self._programs()
         for name, part in (self.parts | service).items():
-            after = ["--after", str(self.ready)] if name in service else []
             user_option = ["--user", part.user] if part.user else []
-            command = [sys.executable, "-m", "local.child", *after, *user_option, "--", *part.command]
+            command = [sys.executable, "-m", "local.child", *user_option, "--", *part.command]
             lines.append(
                 f"[program:{name}]\n"
                 f"command={' '.join(_quoted(word) for word in command)}\n"
@@ -152,7 +149,6 @@ class Stack:
         )
         if prepared.returncode:
             raise Problem(prepared.stderr.strip() or "The database could not be prepared.")
-        self.ready.touch()
         self._wait("web", f"{self.url}/health")
 
     def _check_port(self) -> None:
@@ -192,7 +188,6 @@ class Stack:
             except subprocess.TimeoutExpired:
                 self.supervisor.kill()  # its children die with it
                 self.supervisor.wait()
-        self.ready.unlink(missing_ok=True)
 
 
 def _escaped(text: str) -> str:

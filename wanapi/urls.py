@@ -8,6 +8,8 @@ handler403 = "jobs.errors.forbidden"
 handler404 = "jobs.errors.not_found"
 handler500 = "jobs.errors.server_error"
 
+admin.autodiscover()
+
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("jobs.urls")),

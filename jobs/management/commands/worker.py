@@ -25,6 +25,7 @@ import django_q.cluster
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import DatabaseError, InterfaceError, connection
+from django_q.models import OrmQ
 
 from comfy import workflow
 from comfy.client import Comfy, Unreachable
@@ -53,12 +54,14 @@ class Sentinel(django_q.cluster.Sentinel):
 
 
 class Command(BaseCommand):
+    requires_system_checks = ()  # of the web's addresses and pages, which a worker has no use for
     help = "Runs a django-q2 cluster: 'render' drives one ComfyUI, 'publish' brings videos to S3."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("cluster", choices=[RENDER, PUBLISH])
 
     def handle(self, *, cluster: str, **options: Any) -> None:
+        wait_for_tables()
         q2 = start_cluster()
         stop = threading.Event()
         watch = EngineWatch() if cluster == RENDER else None
@@ -78,6 +81,22 @@ class Command(BaseCommand):
         if watch:
             watch.end()  # after the renders were handed back
         sys.exit(code)
+
+
+def wait_for_tables() -> None:
+    """A cluster that starts before the database or its migrations waits, rather than to come and go."""
+    told = False
+    while True:
+        try:
+            for model in (Job, Engine, OrmQ):
+                model.objects.first()
+            return connection.close()  # django-q2 forks next
+        except (DatabaseError, InterfaceError) as error:
+            if not told:
+                logger.warning("waiting for the database and its migrations (manage.py migrate): %s", error)
+            told = True
+            connection.close()
+            time.sleep(0.5)
 
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
