@@ -4,6 +4,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
 from django.utils.html import format_html
 from django.utils.timesince import timesince
 from django.utils.timezone import now
@@ -91,24 +92,20 @@ class JobAdmin(ReadOnlyAdmin):
     @admin.action(description="Requeue the selected failed or cancelled jobs", permissions=["manage"])
     def requeue(self, request: HttpRequest, jobs: JobQuerySet) -> None:
         selected, count = jobs.count(), jobs.requeue()
-        if count:
-            self.message_user(request, f"{count} jobs requeued.", messages.SUCCESS)
-        if selected > count:
-            self.message_user(
-                request,
-                f"{selected - count} jobs are neither failed nor cancelled and stay as they are.",
-                messages.WARNING,
-            )
+        self._tell(request, count, "requeued", selected - count, "neither failed nor cancelled")
 
     @admin.action(description="Cancel the selected jobs that are not finished", permissions=["manage"])
     def cancel(self, request: HttpRequest, jobs: JobQuerySet) -> None:
         selected, count = jobs.count(), jobs.cancel()
-        if count:
-            self.message_user(request, f"{count} jobs cancelled.", messages.SUCCESS)
-        if selected > count:
-            self.message_user(
-                request, f"{selected - count} jobs are finished and stay as they are.", messages.WARNING
-            )
+        self._tell(request, count, "cancelled", selected - count, "finished")
+
+    def _tell(self, request: HttpRequest, done: int, what: str, others: int, why: str) -> None:
+        if done:
+            self.message_user(request, f"{done} job{pluralize(done)} {what}.", messages.SUCCESS)
+        if others:
+            stay = pluralize(others, "is,are"), pluralize(others, "stays as it is,stay as they are")
+            text = f"{others} job{pluralize(others)} {stay[0]} {why} and {stay[1]}."
+            self.message_user(request, text, messages.WARNING)
 
     def has_manage_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("jobs.change_job")

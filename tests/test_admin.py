@@ -142,7 +142,7 @@ class TestRequeue:
 
         said = requeue(admin, failed, done)
 
-        assert said == ["1 jobs requeued.", "1 jobs are not failed and stay as they are."]
+        assert said == ["1 job requeued.", "1 job is neither failed nor cancelled and stays as it is."]
         failed.refresh_from_db(), done.refresh_from_db()
         assert (failed.status, failed.attempt, failed.lost, failed.error) == ("queued", 0, 0, "")
         assert done.status == "completed"
@@ -150,7 +150,7 @@ class TestRequeue:
     def test_a_running_job_is_left_alone(self, admin):
         running = make_job(status="processing", progress=40)
 
-        assert requeue(admin, running) == ["1 jobs are not failed and stay as they are."]
+        assert requeue(admin, running) == ["1 job is neither failed nor cancelled and stays as it is."]
 
         running.refresh_from_db()
         assert (running.status, running.progress) == ("processing", 40)

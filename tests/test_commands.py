@@ -43,7 +43,7 @@ class TestRequeue:
 
         job = make_job(status="failed", engine=engine, render=3, attempt=3, progress=50, lost=3, lapses=2)
 
-        assert manage("requeue_jobs", job.pk) == "1 jobs requeued."
+        assert manage("requeue_jobs", job.pk) == "1 job requeued."
 
         job.refresh_from_db()
         assert (job.status, job.error, job.started_at, job.finished_at) == ("queued", "", None, None)
@@ -73,17 +73,17 @@ class TestRequeue:
 
         said = refused("requeue_jobs", failed.pk, other.pk)
 
-        assert said == f"Job {other.pk} is {status}, not failed; nothing was requeued."
+        assert said == f"Job {other.pk} is {status}, not failed or cancelled; nothing was requeued."
         assert states(failed, other) == ["failed", status]
 
     @pytest.mark.parametrize(
         ("arguments", "reason"),
         [
-            ([], "Give either job ids or --status failed."),
-            ([uuid.uuid4(), "--status", "failed"], "Give either job ids or --status failed."),
-            (["--since", "24h"], "Give either job ids or --status failed."),
+            ([], "Give either job ids or --status."),
+            ([uuid.uuid4(), "--status", "failed"], "Give either job ids or --status."),
+            (["--since", "24h"], "Give either job ids or --status."),
             ([uuid.uuid4(), "--since", "24h"], "--since goes with --status."),
-            (["--status", "completed"], "the status must be failed, not 'completed'"),
+            (["--status", "completed"], "the status must be failed or cancelled, not 'completed'"),
             (["--status", "failed", "--since", "yesterday"], "'yesterday' is not an age like 90m, 24h or 7d"),
             (["1"], "invalid UUID value: '1'"),
         ],
@@ -105,7 +105,7 @@ def put_objects(job):
 
 
 def objects(job):
-    return len(storage.listed(f"videos/{job.pk}/") + storage.listed(job.input_key))
+    return len([*storage.listed(f"videos/{job.pk}/"), *storage.listed(job.input_key)])
 
 
 @pytest.mark.django_db
@@ -115,7 +115,7 @@ class TestPurge:
         job = make_old_job(status)
         put_objects(job)
 
-        assert manage("purge_jobs", "--older-than", "30d") == "1 jobs removed."
+        assert manage("purge_jobs", "--older-than", "30d") == "1 job removed."
         assert not Job.objects.exists()
         assert objects(job) == 0
 
@@ -141,7 +141,7 @@ class TestPurge:
     def test_only_those_of_a_status(self):
         done, _ = make_old_job(), make_old_job("failed")
 
-        assert manage("purge_jobs", "--older-than", "30d", "--status", "failed") == "1 jobs removed."
+        assert manage("purge_jobs", "--older-than", "30d", "--status", "failed") == "1 job removed."
         assert list(Job.objects.all()) == [done]
 
     def test_a_dry_run_only_counts(self):
@@ -176,7 +176,7 @@ class TestPurge:
             (["--older-than", "-1d"], "expected one argument"),
             (
                 ["--older-than", "1d", "--status", "processing"],
-                "must be completed or failed, not 'processing'",
+                "must be completed or failed or cancelled, not 'processing'",
             ),
         ],
     )
@@ -197,7 +197,7 @@ class TestExitCodes:
         done = run("manage.py", "requeue_jobs")
 
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == "CommandError: Give either job ids or --status failed.\n"
+        assert done.stderr == "CommandError: Give either job ids or --status.\n"
 
     def test_an_argument_that_is_wrong(self):
         done = run("manage.py", "purge_jobs", "--older-than", "soon")

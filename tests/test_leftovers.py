@@ -65,7 +65,7 @@ def test_a_dry_run_only_lists(s3, keys, purge):
     key = f"inputs/{uuid.uuid4()}.png"
     put(s3, key)
 
-    assert purge("--dry-run") == f"{key}\n1 leftovers found.\n"
+    assert purge("--dry-run") == f"{key}\n1 leftover found.\n"
 
     assert keys() == {key}
 

@@ -156,23 +156,19 @@ def test_a_port_in_use_is_said_in_one_sentence(serve):
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("part", ["postgres", "gunicorn", "worker render"])
-def test_each_process_is_started_again_when_it_is_killed(serve, part):
+def test_each_process_is_started_again_when_it_is_killed(serve):
     running = serve(API_KEY="k").wait_until_it_runs()
 
-    def pids():
-        return {
-            pid
-            for pid in running.processes()
-            if part in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-            and "local.child" not in Path(f"/proc/{pid}/cmdline").read_text()
-        }
+    def pids(part):
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in running.processes()}
+        return {pid for pid, command in commands.items() if part in command and "local.child" not in command}
 
-    victims = pids()
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
+    for part in ("gunicorn", "worker\0render", "worker\0publish", "comfy.simulator", "postgres"):
+        victims = pids(part)
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
 
-    deadline = time.monotonic() + 20
-    while not pids() - victims:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+        deadline = time.monotonic() + 20
+        while not pids(part) - victims:
+            assert time.monotonic() < deadline, part
+            time.sleep(0.1)

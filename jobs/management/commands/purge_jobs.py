@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.template.defaultfilters import pluralize
 
 from jobs.management.arguments import age, status
 from jobs.models import FINAL, Job, ago
@@ -27,7 +28,7 @@ class Command(BaseCommand):
     def handle(self, *, older_than: timedelta, status: str | None, dry_run: bool, **options: Any) -> None:
         jobs = Job.objects.filter(status__in=[status] if status else FINAL, finished_at__lt=ago(older_than))
         if dry_run:
-            self.stdout.write(f"{jobs.count()} jobs would be removed.")
+            self.stdout.write(f"{(count := jobs.count())} job{pluralize(count)} would be removed.")
             return
         removed = 0
         try:
@@ -37,4 +38,4 @@ class Command(BaseCommand):
             raise CommandError(
                 f"S3 failed after {removed} jobs were removed; run it again. ({error})"
             ) from error
-        self.stdout.write(f"{removed} jobs removed.")
+        self.stdout.write(f"{removed} job{pluralize(removed)} removed.")

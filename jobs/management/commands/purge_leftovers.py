@@ -10,6 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.template.defaultfilters import pluralize
 
 from jobs import storage
 from jobs.management.arguments import age
@@ -42,7 +43,7 @@ class Command(BaseCommand):
                     remove()
         except StorageError as error:
             raise CommandError(f"S3 failed after {count} leftovers; run it again. ({error})") from error
-        self.stdout.write(f"{count} leftovers {'found' if dry_run else 'removed'}.")
+        self.stdout.write(f"{count} leftover{pluralize(count)} {'found' if dry_run else 'removed'}.")
 
 
 def objects(before: datetime) -> Iterator[Any]:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.template.defaultfilters import pluralize
 
 from jobs.management.arguments import age, status
 from jobs.models import REQUEUABLE, Job, ago
@@ -30,7 +31,7 @@ class Command(BaseCommand):
         jobs = Job.objects.filter(status=status) if status else self._named(job_ids)
         if since:
             jobs = jobs.filter(created_at__gte=ago(since))
-        self.stdout.write(f"{jobs.requeue()} jobs requeued.")
+        self.stdout.write(f"{(count := jobs.requeue())} job{pluralize(count)} requeued.")
 
     def _named(self, job_ids: list[uuid.UUID]) -> Any:
         """All or none: a typing error should not pass for success."""
