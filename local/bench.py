@@ -37,7 +37,7 @@ def main() -> None:
         for name, delay in (("S3 at once", 0.0), ("S3 put takes 1 s", UPLOAD_DELAY)):
             gaps = sorted(measure(delay))
             p95 = gaps[int(0.95 * (len(gaps) - 1))]
-            print(f"  {name:18} {statistics.median(gaps):6.1f} {p95:6.1f} {gaps[-1]:6.1f}")
+            print(f"  {name:18} {statistics.median(gaps):6.2f} {p95:6.2f} {gaps[-1]:6.2f}")
     except Stopped:
         sys.exit("make bench: stopped.")
     except (Problem, OSError, requests.RequestException) as problem:
@@ -95,7 +95,11 @@ def slow_s3(url: str, delay: float) -> str:
             if self.command == "PUT" and body:
                 time.sleep(delay)
             connection = http.client.HTTPConnection(target)
-            connection.request(self.command, self.path, body, dict(self.headers))
+            try:
+                connection.request(self.command, self.path, body, dict(self.headers))
+            except OSError:  # S3 is starting: the client tries again
+                self.close_connection = True
+                return
             answer = connection.getresponse()
             content = answer.read()
             self.send_response_only(answer.status)
