@@ -27,7 +27,7 @@ from django_q.tasks import async_task
 from jobs import storage
 
 RENDER, PUBLISH = "render", "publish"  # the two clusters
-TASKS = {RENDER: "jobs.worker.render", PUBLISH: "jobs.worker.publish"}
+TASKS = {RENDER: "jobs.render.render", PUBLISH: "jobs.publish.publish"}
 
 MAX_LOST = 3  # renders lost, stalled or timed out while they ran
 MAX_OUT_OF_MEMORY = 2

@@ -17,9 +17,9 @@ from django.db.models.functions import Now
 from PIL import Image
 
 from comfy import workflow
-from jobs import worker
 from jobs.models import FINAL, Engine, Job
-from jobs.worker import WORKER
+from jobs.render import render
+from jobs.worker import WORKER, stopping
 from tests import parts
 
 COMFYUI = parts.FOLDER / "comfyui"  # the simulator's folders
@@ -88,7 +88,7 @@ def simulator() -> Iterator[Simulator]:
 @pytest.fixture
 def quick(simulator: Simulator, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker in this process: it polls often, and cleans up in the simulator's folders."""
-    monkeypatch.setattr(worker, "POLL", 0.05)
+    monkeypatch.setattr("jobs.render.POLL", 0.05)
     settings.COMFYUI_OUTPUT_DIR = str(COMFYUI / "output")
     settings.COMFYUI_INPUT_DIR = str(COMFYUI / "input")
 
@@ -109,7 +109,7 @@ def background() -> Iterator[Callable[[], threading.Thread]]:
 
     def run() -> None:
         with closing(connection):
-            worker.render()
+            render()
 
     def start() -> threading.Thread:
         thread = threading.Thread(target=run)
@@ -118,10 +118,10 @@ def background() -> Iterator[Callable[[], threading.Thread]]:
         return thread
 
     yield start
-    worker.stopping.set()
+    stopping.set()
     for thread in threads:
         thread.join(10)
-    worker.stopping.clear()
+    stopping.clear()
 
 
 def eventually(condition: Callable[[], Any]) -> Any:

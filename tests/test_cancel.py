@@ -4,8 +4,11 @@ import pytest
 
 from comfy import workflow
 from comfy.client import Comfy
-from jobs import worker
+from jobs import storage
 from jobs.models import Job
+from jobs.publish import publish
+from jobs.render import render
+from jobs.worker import stopping
 from tests import parts
 from tests.conftest import eventually, folders, make_job
 
@@ -78,9 +81,9 @@ class TestTheGPU:
         first = submit()
         thread = background()
         eventually(lambda: Job.objects.filter(status="processing").exists())
-        worker.stopping.set()
+        stopping.set()
         thread.join(10)
-        worker.stopping.clear()
+        stopping.clear()
         cancel(api, first)
         submit()
 
@@ -104,20 +107,20 @@ class TestTheGPU:
         self, api, submit, engine, monkeypatch
     ):
         job_id = submit()
-        worker.render()
-        put_video = worker.storage.put_video
+        render()
+        put_video = storage.put_video
 
         def put_and_cancel(*args, **options):
             put_video(*args, **options)
             cancel(api, job_id)
 
-        monkeypatch.setattr(worker.storage, "put_video", put_and_cancel)
+        monkeypatch.setattr(storage, "put_video", put_and_cancel)
 
-        worker.publish()
+        publish()
 
         job = Job.objects.get()
         assert job.status == "cancelled"
-        assert list(worker.storage.listed(f"videos/{job.pk}/")) == []
+        assert list(storage.listed(f"videos/{job.pk}/")) == []
 
 
 def test_a_cancelled_job_can_be_requeued(engine):

@@ -43,7 +43,7 @@ def test_it_wakes_the_render_cluster_in_the_same_transaction(api, submit):
     submit()
 
     message = OrmQ.objects.get(key="render")
-    assert message.task["func"] == "jobs.worker.render"
+    assert message.task["func"] == "jobs.render.render"
     assert message.task["args"] == ()
 
 

@@ -9,8 +9,11 @@ import requests
 
 from comfy import workflow
 from comfy.client import Comfy
-from jobs import worker
+from jobs import storage
 from jobs.models import Engine, Job
+from jobs.publish import publish
+from jobs.render import render
+from jobs.worker import stopping
 from tests import parts
 from tests.conftest import COMFYUI, eventually, folders, picture
 
@@ -26,8 +29,8 @@ class TestTheWholeWay:
     def test_a_text_becomes_a_video_behind_a_link(self, api, submit, engine, simulator, tmp_path):
         job_id = submit(prompt="A cat (red) dancing")
 
-        worker.render()
-        worker.publish()
+        render()
+        publish()
 
         answer = api.get(f"/jobs/{job_id}").json()
         assert (answer["status"], answer["progress"], answer["attempt"]) == ("completed", 100, 1)
@@ -48,17 +51,17 @@ class TestTheWholeWay:
     def test_an_image_becomes_a_video(self, submit, engine):
         job_id = submit(image_base64=base64.b64encode(picture()).decode())
 
-        worker.render()
-        worker.publish()
+        render()
+        publish()
 
         assert Job.objects.get(pk=job_id).status == "completed"
 
     def test_nothing_is_left_in_comfyui(self, submit, engine, simulator):
         job = Job.objects.get(pk=submit(image_base64=base64.b64encode(picture()).decode()))
 
-        worker.render()
+        render()
         assert folders(job)
-        worker.publish()
+        publish()
 
         assert folders(job) == []
         assert requests.get(f"{parts.SIMULATOR_URL}/history", timeout=5).json() == {}
@@ -68,8 +71,8 @@ class TestTheWholeWay:
     ):
         settings.VIDEO_URL_TTL = 1
         job_id = submit()
-        worker.render()
-        worker.publish()
+        render()
+        publish()
         link = api.get(f"/status/{job_id}").json()["video_url"]
 
         eventually(lambda: requests.get(link, timeout=5).status_code == 403)
@@ -79,7 +82,7 @@ class TestTheWholeWay:
     def test_one_prompt_a_job_in_the_order_they_came(self, submit, engine, simulator):
         jobs = [submit() for _ in range(3)]
 
-        worker.render()
+        render()
 
         prompts = [workflow.prompt_id(Job.objects.get(pk=job).pk, 1) for job in jobs]
         assert simulator.log("started")[-3:] == prompts
@@ -121,7 +124,7 @@ class TestOneRunsOneWaits:
             comfy.submit("stray", stray, str(engine.pk))
         submit()
 
-        worker.render()
+        render()
 
         assert simulator.log("interrupted")[-1] == "stray"
         assert Job.objects.get().rendered_at
@@ -135,7 +138,7 @@ class TestOneRunsOneWaits:
             )
         submit()
 
-        worker.render()
+        render()
 
         assert "theirs" in simulator.log("finished")
 
@@ -151,13 +154,13 @@ class TestAdoption:
         eventually(lambda: len(simulator.log("accepted")) == posted + 2)
         eventually(lambda: Job.objects.filter(status="processing").exists())
 
-        worker.stopping.set()
+        stopping.set()
         first.join(10)
         assert {job.status for job in Job.objects.all()} == {"queued"}
         assert {job.attempt for job in Job.objects.all()} == {0}
-        worker.stopping.clear()
-        worker.render()
-        worker.publish()
+        stopping.clear()
+        render()
+        publish()
 
         assert len(simulator.log("accepted")) == posted + 2
         assert {Job.objects.get(pk=job).status for job in jobs} == {"completed"}
@@ -165,14 +168,14 @@ class TestAdoption:
 
     def test_a_file_that_a_restarted_comfyui_does_not_remember_is_taken(self, submit, engine, simulator):
         job = Job.objects.get(pk=submit())
-        worker.render()
+        render()
         Job.objects.update(
             status="queued", rendered_at=None, output=""
         )  # as if the worker died before it saw
         posted = len(simulator.log("accepted"))
 
-        worker.render()
-        worker.publish()
+        render()
+        publish()
 
         assert now(job).status == "completed"
         assert len(simulator.log("accepted")) == posted
@@ -181,7 +184,7 @@ class TestAdoption:
         job = Job.objects.get(pk=submit())
         Job.objects.update(engine=engine, render=1)  # died between the commit and the POST
 
-        worker.render()
+        render()
 
         assert (now(job).render, job.attempt, job.lost) == (2, 1, 0)
         assert job.rendered_at
@@ -192,7 +195,7 @@ class TestTroubleInComfyUI:
         simulator.fault("late_history", seconds=0.5)
         submit()
 
-        worker.render()
+        render()
 
         job = Job.objects.get()
         assert (job.render, job.output) == (1, "1_00001_.mp4")
@@ -212,7 +215,7 @@ class TestTroubleInComfyUI:
         simulator.fault("out_of_memory", count=1)
         submit()
 
-        worker.render()
+        render()
 
         job = Job.objects.get()
         assert (job.render, job.out_of_memory, job.rendered_at is not None) == (2, 1, True)
@@ -221,7 +224,7 @@ class TestTroubleInComfyUI:
         simulator.fault("out_of_memory", count=2)
         submit()
 
-        worker.render()
+        render()
 
         assert Job.objects.get().error == "The GPU ran out of memory, also on a second try after freeing it."
 
@@ -229,7 +232,7 @@ class TestTroubleInComfyUI:
         simulator.fault("node_error", count=1)
         job_id = submit(prompt="a secret")
 
-        worker.render()
+        render()
 
         assert api.get(f"/status/{job_id}").json() == {
             "job_id": job_id,
@@ -244,7 +247,7 @@ class TestTroubleInComfyUI:
         monkeypatch.setitem(template["vae"]["inputs"], "vae_name", "none.safetensors")
         submit()
 
-        worker.render()
+        render()
 
         assert Job.objects.get().error == "ComfyUI lacks the model file vae/none.safetensors."
 
@@ -253,7 +256,7 @@ class TestTroubleInComfyUI:
         simulator.fault("stall", seconds=6)
         submit()
 
-        worker.render()
+        render()
 
         job = Job.objects.get()
         assert (job.render, job.lost, job.rendered_at is not None) == (2, 1, True)
@@ -281,7 +284,7 @@ class TestTroubleInComfyUI:
         Engine.objects.update(url="http://127.0.0.1:1")
         submit()
 
-        worker.render()
+        render()
 
         job = Job.objects.get()
         assert (job.status, job.attempt, job.render, job.lease_until) == ("queued", 0, 0, None)
@@ -290,7 +293,7 @@ class TestTroubleInComfyUI:
     def test_without_an_engine_of_its_own_a_worker_takes_nothing(self, submit):
         submit()
 
-        worker.render()
+        render()
 
         assert Job.objects.get().lease_until is None
 
@@ -315,7 +318,7 @@ class TestPublishing:
     @pytest.fixture
     def rendered(self, submit, engine):
         job = Job.objects.get(pk=submit())
-        worker.render()
+        render()
         return now(job)
 
     def path(self, job):
@@ -328,18 +331,18 @@ class TestPublishing:
     def test_while_s3_is_down_the_job_waits_and_no_gpu_time_is_spent(self, rendered, settings, simulator):
         posted = len(simulator.log("accepted"))
         good, settings.S3_ENDPOINT_URL = settings.S3_ENDPOINT_URL, "http://127.0.0.1:1"
-        worker.publish()
+        publish()
         assert (now(rendered).status, rendered.publish_tries) == ("processing", 1)
 
         settings.S3_ENDPOINT_URL = good
         Job.objects.update(not_before=None)
-        worker.publish()
+        publish()
 
         assert now(rendered).status == "completed"
         assert len(simulator.log("accepted")) == posted
 
     def test_the_row_says_what_is_in_s3(self, rendered):
-        worker.publish()
+        publish()
 
         [stored] = self.objects(now(rendered))
         assert stored["Key"] == rendered.video_key
@@ -353,30 +356,30 @@ class TestPublishing:
         else:
             self.path(rendered).write_bytes(self.path(rendered).read_bytes()[:50_000])
 
-        worker.publish()
+        publish()
         assert (now(rendered).status, rendered.lost) == ("queued", 1)
-        worker.render()
-        worker.publish()
+        render()
+        publish()
 
         assert (now(rendered).status, rendered.render) == ("completed", 2)
 
     def test_a_video_that_is_not_what_was_asked_for_fails_the_job(self, rendered, monkeypatch):
         monkeypatch.setattr("jobs.video.FPS", 24)
 
-        worker.publish()
+        publish()
 
         assert now(rendered).status == "failed"
         assert "another size, length or format" in rendered.error
 
     def test_a_publisher_that_lost_its_claim_leaves_no_object(self, rendered, monkeypatch):
-        put_video = worker.storage.put_video
+        put_video = storage.put_video
 
         def put_slowly(*args, **options):
             put_video(*args, **options)
             Job.objects.update(fence=99)  # another took it over
 
-        monkeypatch.setattr(worker.storage, "put_video", put_slowly)
+        monkeypatch.setattr(storage, "put_video", put_slowly)
 
-        worker.publish()
+        publish()
 
         assert self.objects(rendered) == []

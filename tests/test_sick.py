@@ -2,9 +2,9 @@
 
 import pytest
 
-from jobs import worker
 from jobs.management.commands.worker import EngineWatch
 from jobs.models import Engine, Job
+from jobs.render import render
 from tests.conftest import COMFYUI, eventually
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]
@@ -23,7 +23,7 @@ def test_a_dead_worker_thread_is_noticed_and_survived(submit, watch, engine, sim
     jobs = [submit(), submit()]
     simulator.fault("dead_worker")
 
-    worker.render()
+    render()
 
     assert [(job.status, job.attempt, job.lost) for job in Job.objects.all()] == [("queued", 0, 0)] * 2
     watch.tick()
@@ -36,7 +36,7 @@ def test_a_dead_worker_thread_is_noticed_and_survived(submit, watch, engine, sim
     simulator.fault("forget")  # it is restarted
     watch.tick()
     assert Engine.objects.get().ready
-    worker.render()
+    render()
     assert Job.objects.filter(pk__in=jobs, rendered_at__isnull=False, lost=0).count() == 2
 
 
@@ -45,7 +45,7 @@ def test_a_prompt_that_cannot_be_stopped_is_noticed(submit, watch, engine, simul
     simulator.fault("stall", seconds=60)
     submit()
 
-    worker.render()
+    render()
 
     job, sick = Job.objects.get(), Engine.objects.get()
     assert (job.status, job.lost) == ("queued", 1)
@@ -57,14 +57,14 @@ def test_a_full_disk_costs_no_job(submit, watch, engine, simulator, settings):
     simulator.fault("disk_full")
     submit()
 
-    worker.render()
+    render()
 
     job = Job.objects.get()
     assert (job.status, job.attempt, job.lost, job.error) == ("queued", 0, 0, "")
     assert Engine.objects.get().trouble == "The GPU server's disk is full."
 
     watch.tick()  # there is room again
-    worker.render()
+    render()
     assert Job.objects.get().rendered_at
 
 

@@ -1,0 +1,98 @@
+"""The publish task: claim -> fetch from the engine -> check, remux -> S3 -> completed."""
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from django.conf import settings
+from django.db import connection
+
+from comfy import workflow
+from comfy.client import Comfy, ComfyError, FileGone
+from jobs import storage, video
+from jobs.models import FINAL, ClaimLost, Job
+from jobs.worker import DATABASE_AWAY, WORKER, Heartbeat, remove_files, stopping
+
+logger = logging.getLogger(__name__)
+
+DATABASE_PAUSE = 1.0  # seconds between two tries to complete a job whose video is in S3
+
+
+def publish() -> None:
+    """Publishes rendered videos until none is left."""
+    with Heartbeat() as heartbeat:
+        while not stopping.is_set() and (job := Job.objects.claim_publish(WORKER)):
+            heartbeat.hold(job)
+            try:
+                publish_one(job)
+            except ClaimLost:
+                logger.warning("job %s: cancelled, or taken over", job.pk)
+            except DATABASE_AWAY as error:
+                logger.warning("job %s: left to the next publisher: %s", job.pk, error)
+                connection.close()
+                return
+            finally:
+                heartbeat.drop(job)
+
+
+def publish_one(job: Job) -> None:
+    """Fetches, checks and uploads one rendered video."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="wanapi-") as folder, fetched(job, Path(folder)) as source:
+            finished = video.finish(source, Path(folder) / "video.mp4")
+            with uploaded(job, finished):
+                complete(job, finished)
+    except (FileGone, video.Unplayable) as error:
+        logger.error("job %s: the video is gone or broken: %s", job.pk, error)
+        job.lost_render()
+    except video.NotAsAsked as error:
+        logger.error("job %s: %s", job.pk, error)
+        job.failed("ComfyUI rendered a video of another size, length or format than was asked for.")
+    except (ComfyError, storage.StorageError, OSError) as error:
+        logger.warning("job %s: not published yet, trying again: %s", job.pk, error)
+        job.publish_later()
+    if job.status in FINAL:
+        remove_files(job)
+
+
+@contextmanager
+def fetched(job: Job, folder: Path) -> Iterator[Path]:
+    """The file from the engine that rendered it."""
+    if job.engine is None:
+        raise FileGone("The engine that rendered this is not known any more.")
+    path = folder / "rendered.mp4"
+    with Comfy(job.engine.url) as comfy, path.open("wb") as file:
+        with comfy.open_output(workflow.folder(job.pk), job.output) as chunks:
+            for chunk in chunks:
+                file.write(chunk)
+    yield path
+
+
+@contextmanager
+def uploaded(job: Job, finished: video.Video) -> Iterator[None]:
+    """In S3, unless the job is not completed with it: then not, for the object belongs to no row. (When the
+    database went away in between nobody knows, and it stays.)"""
+    try:
+        storage.put_video(job.video_key, finished.path, sha256=finished.sha256, filename=f"{job.pk}.mp4")
+        yield
+    except (ClaimLost, storage.StorageError):
+        with suppress(storage.StorageError):
+            storage.delete([job.video_key])
+        raise
+
+
+def complete(job: Job, finished: video.Video) -> None:
+    """A database that is away for a moment must not cost the upload: tried again for as long as the lease."""
+    deadline = time.monotonic() + settings.JOB_LEASE
+    while True:
+        try:
+            return job.completed(size=finished.size, frames=finished.frames, sha256=finished.sha256)
+        except DATABASE_AWAY as error:
+            logger.warning("job %s: the database is away, trying again: %s", job.pk, error)
+            connection.close()
+            if time.monotonic() > deadline:
+                raise
+            stopping.wait(DATABASE_PAUSE)

@@ -1,0 +1,320 @@
+"""The render task: claim -> image into ComfyUI -> begin -> POST /prompt -> follow -> rendered."""
+
+import io
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from django.conf import settings
+from django.db import connection
+
+from comfy import workflow
+from comfy.client import Comfy, Failed, Queue, Refused, Rendered, Unreachable
+from comfy.listener import Listener
+from jobs import storage
+from jobs.models import FINAL, ClaimLost, Engine, Job
+from jobs.worker import DATABASE_AWAY, WORKER, Heartbeat, remove_files, stopping
+
+logger = logging.getLogger(__name__)
+
+POLL = 1.0  # seconds between two looks at ComfyUI, unless its socket calls earlier
+IMAGE_PAUSE = 10.0  # seconds for which only text jobs are claimed when S3 does not give an image
+AT_ONCE = 2  # prompts of ours in ComfyUI: one runs, one waits behind it
+
+
+def render() -> None:
+    """Renders queued jobs on the engine that this cluster holds, until none is left."""
+    engine = Engine.objects.held_by(WORKER).first()
+    if engine is None or not Job.objects.to_render().exists():
+        return  # a standby, or a wake-up whose job was taken by the task before
+    with Comfy(engine.url) as comfy, Listener(engine.url) as listener, Heartbeat() as heartbeat:
+        Renderer(engine, comfy, listener, heartbeat).run()
+
+
+class Sick(Exception):
+    """ComfyUI answers and cannot work. ``stuck``: the prompts of ours that show it."""
+
+    def __init__(self, message: str, stuck: set[str]):
+        super().__init__(message)
+        self.stuck = stuck
+
+
+@dataclass
+class Render:
+    """A claimed job on its way through ComfyUI."""
+
+    job: Job
+    posted: bool  # as far as we know: what ComfyUI says counts
+    progress: int = 0
+    written_at: float = 0.0  # when progress was last written to the row
+    running_since: float | None = None
+    moved_at: float = 0.0  # when its nodes last changed
+    nodes: dict = field(default_factory=dict)
+
+    @property
+    def prompt_id(self) -> str:
+        return workflow.prompt_id(self.job.pk, self.job.render)
+
+    @property
+    def folder(self) -> str:
+        return workflow.folder(self.job.pk)
+
+
+class Renderer:
+    """Keeps one ComfyUI busy: one prompt runs, the next one waits in ComfyUI's own queue.
+
+    Each round looks at what ComfyUI has and moves every job one step on. A round that fails half-way is
+    simply done again: the row and ComfyUI's answers hold all there is to know.
+    """
+
+    def __init__(self, engine: Engine, comfy: Comfy, listener: Listener, heartbeat: Heartbeat):
+        self.engine, self.comfy, self.listener, self.heartbeat = engine, comfy, listener, heartbeat
+        self.renders: list[Render] = []
+        self.leaving: dict[str, Job] = {}  # jobs that ended while their prompts were in ComfyUI
+        self.unreachable_since: float | None = None
+        self.images_after = 0.0
+        self.stuck: set[str] = set()
+        self.stuck_since = 0.0
+
+    def run(self) -> None:
+        while not stopping.is_set():
+            try:
+                if not Engine.objects.held_by(WORKER).filter(pk=self.engine.pk).exists():
+                    break  # lost to another worker: what is in ComfyUI is its business now
+                self._let_go()
+                self._claim()
+                idle = not self.renders
+                strays = self._round()
+                if idle and not strays:
+                    return
+                self.unreachable_since = None
+            except DATABASE_AWAY as error:
+                logger.warning("the database is away, trying again: %s", error)
+                connection.close()
+            except Unreachable as error:
+                if self._given_up(error):
+                    return
+            except Sick as error:
+                self._give_up_sick(error)
+                return
+            self.listener.changed.wait(POLL)
+            self.listener.changed.clear()
+        self._hand_back()
+
+    def _let_go(self) -> None:
+        """Of jobs that were cancelled, or taken over while Postgres was away."""
+        claims = {render.job.pk: render.job.fence for render in self.renders}
+        standing = Job.objects.standing(claims) if claims else set()
+        for render in [render for render in self.renders if render.job.pk not in standing]:
+            logger.info("job %s: cancelled, or taken over", render.job.pk)
+            self._drop(render)
+            if render.posted:
+                self.leaving[render.prompt_id] = render.job
+
+    def _claim(self) -> None:
+        images = time.monotonic() >= self.images_after
+        while len(self.renders) < AT_ONCE and (job := Job.objects.claim_render(self.engine, images=images)):
+            self.heartbeat.hold(job)
+            # A render that was begun on this engine, by us or a predecessor, may still be in ComfyUI.
+            self.renders.append(Render(job, posted=job.engine_id == self.engine.pk))
+
+    def _round(self) -> set[str]:
+        """One look at ComfyUI, one step for every job. Returns the strays that ComfyUI still has."""
+        queue = self.comfy.queue()
+        strays = self._clear_strays(queue)
+        self._check_health(queue, strays)
+        for render in list(self.renders):
+            try:
+                self._advance(render, queue, may_post=not strays)
+            except ClaimLost:
+                pass  # _let_go() sees to it
+            except (Sick, Unreachable, *DATABASE_AWAY):
+                raise
+            except Exception:  # a fault of ours with this job must not cost the other one
+                logger.exception("job %s: dropped until its lease runs out", render.job.pk)
+                self._drop(render)
+        return strays
+
+    def _clear_strays(self, queue: Queue) -> set[str]:
+        """Takes out of ComfyUI what bears our mark and belongs to no job in hand: cancelled, requeued, or of
+        a predecessor. Returns what is still there; nothing is posted until it is gone."""
+        strays = queue.marked(str(self.engine.pk)) - {render.prompt_id for render in self.renders}
+        for prompt_id in strays:
+            self.comfy.cancel(prompt_id)
+        for prompt_id in self.leaving.keys() - strays:
+            self._forget(prompt_id, self.leaving.pop(prompt_id))
+        return strays
+
+    def _check_health(self, queue: Queue, strays: set[str]) -> None:
+        """A ComfyUI whose worker thread has died goes on answering, and never runs anything again."""
+        ours = queue.marked(str(self.engine.pk))
+        stuck = strays & queue.running.keys() if queue.running else ours
+        if stuck != self.stuck:
+            self.stuck, self.stuck_since = stuck, time.monotonic()
+        elif stuck and time.monotonic() - self.stuck_since > settings.STUCK_TIMEOUT:
+            what = (
+                "does not let go of an interrupted prompt" if queue.running else "runs nothing of its queue"
+            )
+            raise Sick(f"ComfyUI {what}; it must be restarted.", stuck)
+
+    def _advance(self, render: Render, queue: Queue, *, may_post: bool) -> None:
+        if not render.posted:
+            if may_post:
+                self._post(render)
+        elif render.prompt_id in queue.running:
+            self._follow(render)
+        elif render.prompt_id not in queue.pending:
+            self._conclude(render)
+
+    def _post(self, render: Render) -> None:
+        job = render.job
+        image = ""
+        if job.kind == Job.Kind.IMAGE_TO_VIDEO:
+            try:
+                png = io.BytesIO(storage.get_input(job.input_key))
+            except storage.StorageError as error:
+                self._without_image(render, error)
+                return
+            image = self.comfy.upload_image(render.folder, "input.png", png)
+        job.begin(self.engine)
+        render.posted = True  # or perhaps not, if the next call fails: then the next round finds out
+        graph = workflow.build(
+            kind=job.kind,
+            preset=job.preset,
+            prompt=job.prompt,
+            seed=job.seed,
+            prefix=f"{render.folder}/{job.render}",
+            image=image,
+        )
+        try:
+            self.comfy.submit(render.prompt_id, graph, mark=str(self.engine.pk))
+        except Refused as error:
+            logger.error("job %s: %s", job.pk, error)
+            job.failed(error.message)
+            self._drop(render)
+            remove_files(job)
+
+    def _without_image(self, render: Render, error: storage.StorageError) -> None:
+        logger.warning("job %s: its image cannot be read: %s", render.job.pk, error)
+        if isinstance(error, storage.ObjectMissing):
+            render.job.failed("The reference image is no longer in the storage.")
+        else:
+            render.job.hand_back()
+            self.images_after = time.monotonic() + IMAGE_PAUSE
+        self._drop(render)
+
+    def _follow(self, render: Render) -> None:
+        """It runs: progress, and the two limits."""
+        job, now = render.job, time.monotonic()
+        if render.running_since is None:
+            job.started()
+            render.running_since = render.moved_at = now
+        nodes = self.listener.nodes(render.prompt_id)
+        if nodes != render.nodes:
+            render.nodes, render.moved_at = nodes, now
+        render.progress = max(render.progress, workflow.progress(job.kind, job.preset, nodes))
+        if render.progress > job.progress and now - render.written_at >= 1:
+            job.advanced(render.progress)
+            render.written_at = now
+        if now - render.running_since > settings.RENDER_TIMEOUT:
+            self._break_off(render, f"no end after {settings.RENDER_TIMEOUT} s")
+        elif not self.listener.connected:
+            render.moved_at = now  # deaf, we cannot tell; RENDER_TIMEOUT holds all the same
+        elif now - render.moved_at > settings.STALL_TIMEOUT:
+            self._break_off(render, f"no progress for {settings.STALL_TIMEOUT} s")
+
+    def _break_off(self, render: Render, why: str) -> None:
+        logger.error("job %s: %s, interrupted", render.job.pk, why)
+        render.job.lost_render()  # first: only who still holds the job may stop its prompt
+        self._drop(render)
+        self.leaving[render.prompt_id] = render.job
+
+    def _conclude(self, render: Render) -> None:
+        """It left the queue: the history tells how, else the file does."""
+        job = render.job
+        result = self.comfy.result(render.prompt_id, render.folder)
+        if result is None:
+            result = self._left_behind(render)
+        if isinstance(result, Rendered):
+            job.rendered(result.filename)
+        elif isinstance(result, Failed):
+            self._failed(render, result)
+        elif job.started_at or self.listener.nodes(render.prompt_id):
+            logger.error("job %s: ComfyUI lost its prompt while it ran", job.pk)
+            job.lost_render()
+        else:
+            logger.warning("job %s: ComfyUI does not have its prompt", job.pk)
+            job.lost_prompt()
+        self._drop(render)
+        self._forget(render.prompt_id, job)
+
+    def _left_behind(self, render: Render) -> Rendered | None:
+        """After a restart of ComfyUI its memory is gone, but a finished file is still there. Whether it is
+        whole is the publisher's business, as always."""
+        filename = f"{render.job.render}_00001_.mp4"
+        return Rendered(filename) if self.comfy.exists(render.folder, filename) else None
+
+    def _failed(self, render: Render, result: Failed) -> None:
+        logger.error("job %s: %s %s", render.job.pk, result.message, result.detail)
+        if result.reason == "out_of_memory":
+            self.comfy.free()
+            render.job.ran_out_of_memory()
+        elif result.reason == "no_space":
+            render.job.lost_prompt()  # not its fault: nothing is counted
+            remove_files(render.job)  # the part of a file that was written keeps the disk full
+            raise Sick("The GPU server's disk is full.", set())
+        elif result.reason == "interrupted":
+            render.job.lost_render()
+        else:
+            render.job.failed(result.message)
+
+    def _forget(self, prompt_id: str, job: Job) -> None:
+        """Best effort: what is left in ComfyUI of a prompt that ended."""
+        self.listener.forget(prompt_id)
+        try:
+            self.comfy.forget(prompt_id)
+        except Unreachable as error:
+            logger.warning("job %s: its history entry stays: %s", job.pk, error)
+        if not Job.objects.filter(pk=job.pk).exclude(status__in=FINAL).exists():
+            remove_files(job)
+
+    def _drop(self, render: Render) -> None:
+        self.heartbeat.drop(render.job)
+        self.renders.remove(render)
+
+    def _given_up(self, error: Unreachable) -> bool:
+        """After a lease's time without an answer the jobs go back to the queue, uncounted."""
+        now = time.monotonic()
+        self.unreachable_since = self.unreachable_since or now
+        logger.warning("%s %s", error.message, error.detail)
+        if now - self.unreachable_since < settings.JOB_LEASE:
+            return False
+        self._report(self.engine.report_unreachable)
+        self._hand_back()
+        return True
+
+    def _report(self, report: Callable[[], None]) -> None:
+        """The tick reports as well; a database that is away must not keep us from handing back."""
+        try:
+            report()
+        except DATABASE_AWAY as problem:
+            logger.warning("engine %s: %s", self.engine.name, problem)
+            connection.close()
+
+    def _give_up_sick(self, error: "Sick") -> None:
+        """Nothing more is claimed until the tick finds ComfyUI well again. Stuck prompts stay where they are:
+        that they have gone is how the tick can tell."""
+        logger.error("engine %s: %s", self.engine.name, error)
+        self._report(partial(self.engine.report_sick, str(error), error.stuck))
+        self._hand_back()
+
+    def _hand_back(self) -> None:
+        """Leaves the prompts in ComfyUI: whoever comes next adopts them."""
+        for render in list(self.renders):
+            try:
+                render.job.hand_back()
+            except (ClaimLost, *DATABASE_AWAY) as error:
+                logger.warning("job %s: not handed back: %s", render.job.pk, error)
+            self._drop(render)
