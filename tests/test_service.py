@@ -194,14 +194,13 @@ class TestARenderWorkerThatGoes:
 
     @pytest.fixture
     def render(self, stack, get):
-        """A job in mid-render, the pids of its cluster from the main process down, and the simulator's log."""
+        """A job in mid-render, and the pids of its cluster from the main process down."""
         simulator = stack.env["COMFYUI_URL"]
         requests.post(f"{simulator}/simulator/faults", json={"kind": "stall", "seconds": 8}, timeout=5)
         headers = {"X-API-Key": stack.env["API_KEY"]}
         body = {"prompt": "A job whose worker goes"}
-        job_id = requests.post(f"{stack.url}/generate", json=body, headers=headers, timeout=5).json()[
-            "job_id"
-        ]
+        answer = requests.post(f"{stack.url}/generate", json=body, headers=headers, timeout=5)
+        job_id = answer.json()["job_id"]
         until(lambda: get(f"/jobs/{job_id}").json()["status"] == "processing")
         return job_id, pids(stack, "worker\0render")
 
