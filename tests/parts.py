@@ -40,10 +40,10 @@ for name in list(os.environ):
 os.environ.update(ENV)
 
 LOG = os.open(os.devnull, os.O_WRONLY)
-processes: list[subprocess.Popen[bytes]] = []
+processes: list[tuple[parts.Part, subprocess.Popen[bytes]]] = []
 
 
-def start(part: parts.Part) -> subprocess.Popen[bytes]:
+def start(part: parts.Part) -> None:
     user = ["--user", part.user] if part.user else []
     process = subprocess.Popen(
         [sys.executable, "-m", "local.child", *user, "--", *part.command],
@@ -52,8 +52,7 @@ def start(part: parts.Part) -> subprocess.Popen[bytes]:
         stdout=LOG,
         stderr=subprocess.STDOUT,
     )
-    processes.append(process)
-    return process
+    processes.append((part, process))
 
 
 def wait_for(url: str) -> None:
@@ -80,10 +79,11 @@ def pytest_configure() -> None:
 
 
 def pytest_unconfigure() -> None:
-    for process in processes:
-        process.send_signal(signal.SIGINT)
-    for process in processes:
+    for part, process in processes:
+        process.send_signal(signal.Signals[f"SIG{part.stop_signal}"])
+    for _, process in processes:
         try:
             process.wait(5)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
