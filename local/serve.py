@@ -73,7 +73,8 @@ def main() -> None:
                 raise Problem(f"supervisord ended by itself; see {stack.logs}/supervisord.log.")
             finally:
                 stop_on_signals_no_more()
-                print("Stopping ...", flush=True)
+                if stack.supervisor:
+                    print("Stopping ...", flush=True)
                 env_file.unlink(missing_ok=True)
                 stack.stop()
     except Stopped:
