@@ -69,12 +69,13 @@ class Renderer:
     simply done again: the row and ComfyUI's answers hold all there is to know.
     """
 
+    images_after = 0.0  # for the process, not for one task: the next task would ask S3 again at once
+
     def __init__(self, engine: Engine, comfy: Comfy, listener: Listener, heartbeat: Heartbeat):
         self.engine, self.comfy, self.listener, self.heartbeat = engine, comfy, listener, heartbeat
         self.renders: list[Render] = []
         self.leaving: dict[str, Job] = {}  # jobs that ended while their prompts were in ComfyUI
         self.unreachable_since: float | None = None
-        self.images_after = 0.0
         self.stuck: set[str] = set()
         self.stuck_since = 0.0
 
@@ -202,7 +203,7 @@ class Renderer:
             render.job.failed("The reference image is no longer in the storage.")
         else:
             render.job.hand_back()
-            self.images_after = time.monotonic() + IMAGE_PAUSE
+            Renderer.images_after = time.monotonic() + IMAGE_PAUSE
         self._drop(render)
 
     def _follow(self, render: Render) -> None:

@@ -9,7 +9,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from jobs import serializers, storage
-from jobs.errors import Conflict, KeyReused
+from jobs.errors import Conflict, KeyReused, LengthRequired
 from jobs.models import Engine, Job
 
 
@@ -17,6 +17,8 @@ class GenerateView(APIView):
     """POST /generate: accepts a job, once for each Idempotency-Key."""
 
     def post(self, request: Request) -> Response:
+        if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
+            raise LengthRequired  # it would look like an empty body
         key, sha256 = serializers.idempotency_key(request), serializers.fingerprint(dict(request.data))
         if key and (earlier := Job.objects.submitted_with(key)):
             return self._replay(earlier, sha256)

@@ -107,6 +107,7 @@ def s3(folder: Path, *, port: int) -> Part:
             "S3_DATA_DIR": str(folder / "s3"),
             "PERSIST_STATE": "1",
             "STATE_DIR": str(folder / "s3-state"),
+            "LOG_LEVEL": "INFO",  # it would take the service's
         },
     )
 

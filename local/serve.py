@@ -65,6 +65,7 @@ def main() -> None:
         with only_one(FOLDER):
             stack = Stack(FOLDER, given())
             try:
+                print("Starting ...", flush=True)
                 stack.start()
                 leave_settings(stack, env_file)
                 print(greeting(stack), flush=True)

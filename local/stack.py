@@ -71,6 +71,7 @@ class Stack:
             port = parts.free_port()
             self.parts["simulator"] = parts.simulator(self.folder, port=port)
             env["COMFYUI_URL"] = f"http://127.0.0.1:{port}"
+            env["ENGINE_NAME"] = "simulator"  # the port changes, the renders begun there do not
             for kind in ("INPUT", "OUTPUT"):
                 env[f"COMFYUI_{kind}_DIR"] = str(self.folder / "comfyui" / kind.lower())
         return env | given
@@ -171,7 +172,7 @@ class Stack:
             if not self.running():
                 raise Problem(f"supervisord ended; see {self.logs}/supervisord.log.")
             with contextlib.suppress(requests.RequestException):
-                requests.head(url, timeout=2)  # any answer will do
+                requests.get(url, timeout=2)  # any answer will do
                 return
             time.sleep(0.1)
         raise Problem(f"{name} did not start within {STARTUP} s; see {self.logs}/{name}.log.")

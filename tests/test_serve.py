@@ -108,6 +108,7 @@ def test_it_serves_until_sigterm_to_make_alone_and_leaves_no_process(serve):
     )
     assert answer.status_code == 200
     assert first.manage("requeue_jobs", "--status", "failed").stdout == "0 jobs requeued.\n"
+    assert first.manage("purge_leftovers", "--dry-run").stdout == "0 leftovers found.\n"  # reaches S3
 
     second = serve(PORT=str(free_port()))
     assert "It runs already in this checkout" in second.process.communicate(timeout=20)[0]
@@ -127,6 +128,9 @@ def test_after_kill_9_of_everything_it_works_again_with_its_data(serve):
     job = requests.post(
         f"http://127.0.0.1:{killed.port}/generate", json={"prompt": "A cat"}, headers=headers, timeout=10
     ).json()
+    status = f"http://127.0.0.1:{killed.port}/status/{job['job_id']}"
+    while requests.get(status, headers=headers, timeout=10).json()["status"] != "processing":
+        time.sleep(0.1)
     os.kill(killed.process.pid, signal.SIGKILL)
     for pid in killed.processes():
         os.kill(pid, signal.SIGKILL)

@@ -158,7 +158,7 @@ class TestClients:
 
         answer = json.loads(done.stdout)
         assert "detail" not in answer, answer
-        assert answer if isinstance(answer, list) else answer["job_id"]
+        assert isinstance(answer, list) or answer["job_id"]
 
 
 def test_health_tells_that_the_model_is_loaded(stack, get):
@@ -187,6 +187,17 @@ def test_a_body_that_lies_about_its_length_is_a_400(stack):
 
     assert answer.startswith(b"HTTP/1.1 400")
     assert b'{"detail":' in answer
+
+
+def test_a_chunked_body_is_a_411_and_not_taken_for_empty(stack):
+    headers = {"X-API-Key": stack.env["API_KEY"], "Content-Type": "application/json"}
+
+    answer = requests.post(
+        f"{stack.url}/generate", data=iter([b'{"prompt": "A cat"}']), headers=headers, timeout=5
+    )
+
+    assert answer.status_code == 411
+    assert "Content-Length" in answer.json()["detail"]
 
 
 class TestARenderWorkerThatGoes:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
+from dotenv import load_dotenv
 from environs import EnvError, FileAwareEnv
 
 from comfy.workflow import PRESETS
@@ -23,7 +24,7 @@ env = FileAwareEnv(strip_whitespace=True)
 
 # While `make serve` runs, it leaves its addresses here for `manage.py` in the same checkout.
 if not {"DATABASE_URL", "DATABASE_URL_FILE"} & os.environ.keys():
-    env.read_env(str(BASE_DIR / ".local" / "serve" / "env"), recurse=False)
+    load_dotenv(BASE_DIR / ".local" / "serve" / "env")  # into os.environ, where boto3 looks for its keys
 
 
 def required(name: str, what: str) -> str:
