@@ -156,6 +156,10 @@ class JobQuerySet(models.QuerySet["Job"]):
         """Held, and not yet rendered."""
         return self.filter(lease_until__isnull=False, rendered_at=None)
 
+    def begun_on(self, engine: Engine) -> "JobQuerySet":
+        """Unfinished renders whose prompts may be in this engine's ComfyUI, held or not."""
+        return self.filter(engine=engine, rendered_at=None).exclude(status__in=FINAL)
+
     def to_render(self) -> "JobQuerySet":
         return self.queued().filter(Q(not_before=None) | Q(not_before__lte=Now()), lease_until=None)
 
@@ -190,14 +194,14 @@ class JobQuerySet(models.QuerySet["Job"]):
         """The next job for this engine, held by its worker; None if there is none or the engine is not ours.
 
         Renders that were begun on this engine come first: their prompt may still be there. Those begun on
-        another are left to it, unless it fell silent. Without ``images``, text jobs only.
+        another are left to it, unless it fell silent. Without ``images``, no image job is begun.
         """
         ready = Engine.objects.held_by(engine.worker).filter(pk=engine.pk, ready=True)
         waiting = self.to_render().filter(Exists(ready)).in_order()
+        new = waiting.filter(Q(engine=None) | Q(engine__in=Engine.objects.silent().exclude(pk=engine.pk)))
         if not images:
-            waiting = waiting.exclude(kind=Job.Kind.IMAGE_TO_VIDEO)
-        others = Q(engine=None) | Q(engine__in=Engine.objects.silent().exclude(pk=engine.pk))
-        for jobs in (waiting.filter(engine=engine), waiting.filter(others)):
+            new = new.exclude(kind=Job.Kind.IMAGE_TO_VIDEO)
+        for jobs in (waiting.filter(engine=engine), new):
             if job := jobs._claim(engine.worker, attempt=F("attempt") + 1):
                 return job
         return None

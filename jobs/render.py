@@ -139,9 +139,12 @@ class Renderer:
         return strays
 
     def _clear_strays(self, queue: Queue) -> set[str]:
-        """Takes out of ComfyUI what bears our mark and belongs to no job in hand: cancelled, requeued, or of
-        a predecessor. Returns what is still there; nothing is posted until it is gone."""
+        """Takes out of ComfyUI what bears our mark and is no render of an unfinished job: it was cancelled,
+        requeued or given up. Returns what is still there; nothing is posted until it is gone."""
         strays = queue.marked(str(self.engine.pk)) - {render.prompt_id for render in self.renders}
+        if strays:  # a job whose last claim has not run out yet is not in hand, and not lost
+            begun = Job.objects.begun_on(self.engine).values_list("pk", "render")
+            strays -= {workflow.prompt_id(pk, number) for pk, number in begun}
         for prompt_id in strays:
             self.comfy.cancel(prompt_id)
         for prompt_id in self.leaving.keys() - strays:
@@ -304,7 +307,7 @@ class Renderer:
             logger.warning("engine %s: %s", self.engine.name, problem)
             connection.close()
 
-    def _give_up_sick(self, error: "Sick") -> None:
+    def _give_up_sick(self, error: Sick) -> None:
         """Nothing more is claimed until the tick finds ComfyUI well again. Stuck prompts stay where they are:
         that they have gone is how the tick can tell."""
         logger.error("engine %s: %s", self.engine.name, error)

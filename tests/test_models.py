@@ -46,6 +46,13 @@ class TestClaim:
 
         assert Job.objects.claim_render(engine) == begun
 
+    def test_while_s3_gives_no_images_no_image_job_is_begun_and_a_begun_one_goes_on(self, engine):
+        make_job(kind="image-to-video")
+        begun = make_job(kind="image-to-video", engine=engine, render=1)
+
+        assert Job.objects.claim_render(engine, images=False) == begun
+        assert Job.objects.claim_render(engine, images=False) is None
+
     def test_a_render_begun_elsewhere_is_left_alone(self, engine):
         other = Engine.objects.create(name="other", url="http://other", seen_at=Now())
         make_job(engine=other, render=1)

@@ -6,16 +6,17 @@ import av
 import boto3
 import pytest
 import requests
+from django.db.models.functions import Now
 
 from comfy import workflow
 from comfy.client import Comfy
 from jobs import storage
-from jobs.models import Engine, Job
+from jobs.models import Engine, Job, seconds
 from jobs.publish import publish
 from jobs.render import render
 from jobs.worker import stopping
 from tests import parts
-from tests.conftest import COMFYUI, eventually, folders, picture
+from tests.conftest import COMFYUI, eventually, folders, make_job, picture
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]
 
@@ -128,6 +129,21 @@ class TestOneRunsOneWaits:
 
         assert simulator.log("interrupted")[-1] == "stray"
         assert Job.objects.get().rendered_at
+
+    def test_the_prompt_of_a_job_whose_claim_has_not_run_out_is_left_alone(
+        self, submit, engine, simulator, background, slow
+    ):
+        held = make_job(engine=engine, render=1, lease_until=Now() + seconds(60))
+        prompt_id = workflow.prompt_id(held.pk, 1)
+        with Comfy(parts.SIMULATOR_URL) as comfy:
+            graph = workflow.build(kind="text-to-video", preset="fast", prompt="", seed=3, prefix="z/1")
+            comfy.submit(prompt_id, graph, str(engine.pk))
+            submit()
+
+            background()
+
+            eventually(lambda: comfy.queue().pending)  # the new one waits behind it
+            assert prompt_id in comfy.queue().running
 
     def test_other_peoples_prompts_are_left_alone(self, submit, engine, simulator):
         with Comfy(parts.SIMULATOR_URL) as comfy:
