@@ -184,14 +184,6 @@ class Comfy:
         data = {"type": "temp", "subfolder": "wanapi", "overwrite": "true"}
         return self._request("POST", "/upload/image", files=files, data=data).ok
 
-    def exists(self, folder: str, filename: str) -> bool:
-        """Whether that output file is there."""
-        response = self._request("HEAD", "/view", params=_view(folder, filename))
-        if response.status_code == 404:
-            return False
-        self._check(response)
-        return True
-
     @contextmanager
     def open_output(self, folder: str, filename: str) -> Iterator[Iterator[bytes]]:
         """The bytes of an output file, in chunks. Raises FileGone if it is not there."""

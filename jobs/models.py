@@ -238,7 +238,7 @@ class JobQuerySet(models.QuerySet["Job"]):
         A finished render stays ``processing``, for the next publisher.
         """
         poison = self.filter(lapses__gte=MAX_LAPSES - 1)
-        message = f"The worker died {MAX_LAPSES} times in a row while it had this job; given up."
+        message = f"The worker went away {MAX_LAPSES} times in a row while it had this job; given up."
         failed = poison.update(
             status=Job.Status.FAILED, error=message, lapses=MAX_LAPSES, finished_at=Now(), lease_until=None
         )

@@ -1,7 +1,6 @@
 """The publish task: claim -> fetch from the engine -> check, remux -> S3 -> completed."""
 
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from comfy import workflow
 from comfy.client import Comfy, ComfyError, FileGone
 from jobs import storage, video
 from jobs.models import FINAL, ClaimLost, Job
-from jobs.worker import DATABASE_AWAY, WORKER, Heartbeat, remove_files, stopping
+from jobs.worker import DATABASE_AWAY, WORKER, Heartbeat, fetched, remove_files, stopping
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +40,8 @@ def publish() -> None:
 def publish_one(job: Job) -> None:
     """Fetches, checks and uploads one rendered video."""
     try:
-        with tempfile.TemporaryDirectory(prefix="wanapi-") as folder, fetched(job, Path(folder)) as source:
-            finished = video.finish(source, Path(folder) / "video.mp4")
+        with rendered(job) as source:
+            finished = video.finish(source, source.with_name("video.mp4"))
             with uploaded(job, finished):
                 complete(job, finished)
     except (FileGone, video.Unplayable) as error:
@@ -59,16 +58,12 @@ def publish_one(job: Job) -> None:
 
 
 @contextmanager
-def fetched(job: Job, folder: Path) -> Iterator[Path]:
+def rendered(job: Job) -> Iterator[Path]:
     """The file from the engine that rendered it."""
     if job.engine is None:
         raise FileGone("The engine that rendered this is not known any more.")
-    path = folder / "rendered.mp4"
-    with Comfy(job.engine.url) as comfy, path.open("wb") as file:
-        with comfy.open_output(workflow.folder(job.pk), job.output) as chunks:
-            for chunk in chunks:
-                file.write(chunk)
-    yield path
+    with Comfy(job.engine.url) as comfy, fetched(comfy, workflow.folder(job.pk), job.output) as path:
+        yield path
 
 
 @contextmanager

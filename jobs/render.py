@@ -11,11 +11,11 @@ from django.conf import settings
 from django.db import connection
 
 from comfy import workflow
-from comfy.client import Comfy, Failed, Queue, Refused, Rendered, Unreachable
+from comfy.client import Comfy, Failed, FileGone, Queue, Refused, Rendered, Unreachable
 from comfy.listener import Listener
-from jobs import storage
+from jobs import storage, video
 from jobs.models import FINAL, ClaimLost, Engine, Job
-from jobs.worker import DATABASE_AWAY, WORKER, Heartbeat, remove_files, stopping
+from jobs.worker import DATABASE_AWAY, WORKER, Heartbeat, fetched, remove_files, stopping
 
 logger = logging.getLogger(__name__)
 
@@ -126,9 +126,14 @@ class Renderer:
         queue = self.comfy.queue()
         strays = self._clear_strays(queue)
         self._check_health(queue, strays)
+        room = 0 if strays else AT_ONCE - len(queue.marked(str(self.engine.pk)))
         for render in list(self.renders):
             try:
-                self._advance(render, queue, may_post=not strays)
+                if render.posted:
+                    self._advance(render, queue)
+                elif room > 0:
+                    room -= 1
+                    self._post(render)
             except ClaimLost:
                 pass  # _let_go() sees to it
             except (Sick, Unreachable, *DATABASE_AWAY):
@@ -163,11 +168,8 @@ class Renderer:
             )
             raise Sick(f"ComfyUI {what}; it must be restarted.", stuck)
 
-    def _advance(self, render: Render, queue: Queue, *, may_post: bool) -> None:
-        if not render.posted:
-            if may_post:
-                self._post(render)
-        elif render.prompt_id in queue.running:
+    def _advance(self, render: Render, queue: Queue) -> None:
+        if render.prompt_id in queue.running:
             self._follow(render)
         elif render.prompt_id not in queue.pending:
             self._conclude(render)
@@ -255,10 +257,16 @@ class Renderer:
         self._forget(render.prompt_id, job)
 
     def _left_behind(self, render: Render) -> Rendered | None:
-        """After a restart of ComfyUI its memory is gone, but a finished file is still there. Whether it is
-        whole is the publisher's business, as always."""
+        """After a restart of ComfyUI its memory is gone, but a finished file is still there: finished if it
+        plays to its end."""
         filename = f"{render.job.render}_00001_.mp4"
-        return Rendered(filename) if self.comfy.exists(render.folder, filename) else None
+        try:
+            with fetched(self.comfy, render.folder, filename) as path:
+                video.check(path)
+        except (FileGone, video.Unplayable, video.NotAsAsked) as error:
+            logger.info("job %s: no whole file of it is left: %s", render.job.pk, error)
+            return None
+        return Rendered(filename)
 
     def _failed(self, render: Render, result: Failed) -> None:
         logger.error("job %s: %s %s", render.job.pk, result.message, result.detail)

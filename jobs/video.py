@@ -28,10 +28,7 @@ class Video:
 def finish(source: Path, target: Path) -> Video:
     """Checks ``source``, and writes it to ``target`` with its index first, so that playback begins before the
     download ends, and without ComfyUI's metadata, which holds the client's prompt. No re-encoding."""
-    try:
-        frames = _check(source)
-    except (av.FFmpegError, IndexError) as error:
-        raise Unplayable(str(error)) from error
+    frames = check(source)
     try:
         _remux(source, target)
     except av.FFmpegError as error:  # the file is whole: this is our disk
@@ -41,14 +38,18 @@ def finish(source: Path, target: Path) -> Video:
     return Video(target, target.stat().st_size, frames, sha256)
 
 
-def _check(path: Path) -> int:
-    """Decodes every frame, since a cut file can open and claim its full length."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        frames = sum(1 for _ in container.decode(stream))
-        context = stream.codec_context
-        found = (context.name, context.width, context.height, stream.average_rate, frames)
+def check(path: Path) -> int:
+    """Decodes every frame and counts them, since a cut file can open and claim its full length. Raises
+    Unplayable, or NotAsAsked."""
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            frames = sum(1 for _ in container.decode(stream))
+            context = stream.codec_context
+            found = (context.name, context.width, context.height, stream.average_rate, frames)
+    except (av.FFmpegError, IndexError) as error:
+        raise Unplayable(str(error)) from error
     wanted = ("h264", WIDTH, HEIGHT, FPS, FRAMES)
     if frames < FRAMES:
         raise Unplayable(f"{frames} of {FRAMES} frames")

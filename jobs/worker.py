@@ -11,19 +11,25 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from django.conf import settings
 from django.db import InterfaceError, InternalError, OperationalError, connection
 
 from comfy import workflow
+from comfy.client import Comfy
 from jobs.models import Job
 
 logger = logging.getLogger(__name__)
 
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)  # the last: a standby that only reads
+
+TEMPORARY = "wanapi-render-"  # how our temporary folders begin: a worker that is killed leaves them
 
 # Made before django-q2 forks, so that the cluster's main process and its workers share them.
 WORKER = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
@@ -60,6 +66,16 @@ class Heartbeat:
                 logger.warning("heartbeat: %s", error)
                 connection.close()
         connection.close()
+
+
+@contextmanager
+def fetched(comfy: Comfy, folder: str, filename: str) -> Iterator[Path]:
+    """A copy of the file that a render left on the GPU machine. Raises FileGone if there is none."""
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as temporary:
+        path = Path(temporary) / "rendered.mp4"
+        with path.open("wb") as file, comfy.open_output(folder, filename) as chunks:
+            file.writelines(chunks)
+        yield path
 
 
 def remove_files(job: Job) -> None:

@@ -11,6 +11,7 @@ from django.core.management import CommandError, call_command
 
 from comfy import workflow
 from jobs.management.commands import purge_leftovers
+from jobs.worker import TEMPORARY
 from tests import parts
 from tests.conftest import make_job
 
@@ -99,3 +100,14 @@ def test_folders_of_finished_jobs_on_the_gpu_machine_go(tmp_path, settings, keys
     assert "2 leftovers removed." in purge()
 
     assert [folder.name for folder in (tmp_path / "wanapi").iterdir()] == [str(live.pk)]
+
+
+def test_what_a_killed_worker_left_on_this_machine_goes(tmp_path, monkeypatch, keys, purge):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in (f"{TEMPORARY}abc", "another-program"):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - 120,) * 2)
+
+    assert "1 leftover removed." in purge()
+
+    assert [folder.name for folder in tmp_path.iterdir()] == ["another-program"]

@@ -230,7 +230,7 @@ class TestReturned:
 
         job.refresh_from_db()
         assert (job.status, job.attempt) == ("failed", 5)
-        assert job.error == "The worker died 5 times in a row while it had this job; given up."
+        assert job.error == "The worker went away 5 times in a row while it had this job; given up."
 
     def test_progress_gives_new_chances(self, engine):
         job = make_job(lapses=4)

@@ -1,6 +1,7 @@
 """jobs.worker in this process, on the simulator, Postgres and S3: from a queued row to a playable file."""
 
 import base64
+import time
 
 import av
 import boto3
@@ -14,7 +15,7 @@ from jobs import storage
 from jobs.models import Engine, Job, seconds
 from jobs.publish import publish
 from jobs.render import render
-from jobs.worker import stopping
+from jobs.worker import WORKER, stopping
 from tests import parts
 from tests.conftest import COMFYUI, eventually, folders, make_job, picture
 
@@ -140,10 +141,15 @@ class TestOneRunsOneWaits:
             comfy.submit(prompt_id, graph, str(engine.pk))
             submit()
 
+            submit()
+
             background()
 
-            eventually(lambda: comfy.queue().pending)  # the new one waits behind it
+            eventually(lambda: comfy.queue().pending)  # one new one waits behind it
+            eventually(lambda: Job.objects.filter(worker=WORKER).count() == 2)
             assert prompt_id in comfy.queue().running
+            time.sleep(0.2)  # some rounds, in which nothing more may be posted
+            assert len(comfy.queue().marked(str(engine.pk))) == 2
 
     def test_other_peoples_prompts_are_left_alone(self, submit, engine, simulator):
         with Comfy(parts.SIMULATOR_URL) as comfy:
@@ -195,6 +201,20 @@ class TestAdoption:
 
         assert now(job).status == "completed"
         assert len(simulator.log("accepted")) == posted
+
+    @pytest.mark.parametrize("size", [0, 50_000])
+    def test_a_file_that_does_not_play_to_its_end_is_not_taken(self, submit, engine, simulator, size):
+        """ComfyUI died while it wrote it."""
+        job = Job.objects.get(pk=submit())
+        render()
+        Job.objects.update(status="queued", rendered_at=None, output="")
+        file = COMFYUI / "output" / workflow.folder(job.pk) / "1_00001_.mp4"
+        file.write_bytes(file.read_bytes()[:size])
+
+        render()
+        publish()
+
+        assert (now(job).status, job.render, job.lost) == ("completed", 2, 1)
 
     def test_a_begun_render_that_comfyui_never_got_is_begun_anew_without_counting(self, submit, engine):
         job = Job.objects.get(pk=submit())

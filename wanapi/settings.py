@@ -63,6 +63,7 @@ def database() -> dict[str, Any]:
         "keepalives_interval": 2,
     }
     config["OPTIONS"] = patience | config.get("OPTIONS", {})
+    config["ENGINE"] = "wanapi.postgres"  # the same, with DATABASE_TIMEOUT
     return config
 
 
@@ -74,6 +75,7 @@ try:
     ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
     CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
     DATABASES = {"default": database()}
+    DATABASE_TIMEOUT = above("DATABASE_TIMEOUT", 1, 15)
 
     COMFYUI_URL = url("COMFYUI_URL", "http://127.0.0.1:8188")
     COMFYUI_INPUT_DIR = env.str("COMFYUI_INPUT_DIR", "")

@@ -1,6 +1,7 @@
-"""``manage.py purge_leftovers``: removes what no job owns, in S3 and in ComfyUI's folders."""
+"""``manage.py purge_leftovers``: removes what no job owns, in S3, in ComfyUI's folders and on this machine."""
 
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,13 +17,14 @@ from jobs import storage
 from jobs.management.arguments import age
 from jobs.models import FINAL, Job
 from jobs.storage import StorageError
+from jobs.worker import TEMPORARY
 
 LEAST_AGE = timedelta(hours=1)  # a POST in flight has its image in S3 before it has a row
 BATCH = 500
 
 
 class Command(BaseCommand):
-    help = "Removes objects in S3 and files in ComfyUI's folders that belong to no job."
+    help = "Removes objects in S3, files in ComfyUI's folders and temporary files that belong to no job."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -36,7 +38,7 @@ class Command(BaseCommand):
         before = datetime.now(UTC) - older_than
         count = 0
         try:
-            for what, remove in (*objects(before), *uploads(before), *folders(before)):
+            for what, remove in (*objects(before), *uploads(before), *folders(before), *temporary(before)):
                 self.stdout.write(what)
                 count += 1
                 if not dry_run:
@@ -73,6 +75,13 @@ def folders(before: datetime) -> Iterator[Any]:
             old = folder.stat().st_mtime < before.timestamp()
             if job_id and old and not Job.objects.filter(pk=job_id).exclude(status__in=FINAL).exists():
                 yield str(folder), lambda folder=folder: shutil.rmtree(folder, ignore_errors=True)
+
+
+def temporary(before: datetime) -> Iterator[Any]:
+    """What workers that were killed left on this machine."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        if folder.stat().st_mtime < before.timestamp():
+            yield str(folder), lambda folder=folder: shutil.rmtree(folder, ignore_errors=True)
 
 
 def owner(key: str) -> uuid.UUID | None:
