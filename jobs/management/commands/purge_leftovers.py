@@ -1,4 +1,4 @@
-"""``manage.py purge_leftovers``: removes what no job owns, in S3, in ComfyUI's folders and on this machine."""
+"""``manage.py purge_leftovers``: removes what no job owns, in S3, in ComfyUI's folders and here."""
 
 import shutil
 import tempfile
