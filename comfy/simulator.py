@@ -154,7 +154,9 @@ class Server:
         self.directory, self.models, self.seconds_per_step = directory, models, seconds_per_step
         self.sockets = Sockets()
         self.faults = Faults()
-        self.log: list[dict[str, Any]] = []
+        self.log_file = directory / "simulator.log"  # outlives us: it is the witness of kills, too
+        lines = self.log_file.read_text().splitlines() if self.log_file.exists() else []
+        self.log: list[dict[str, Any]] = [json.loads(line) for line in lines]
         self.forget()
 
     def forget(self) -> None:
@@ -168,6 +170,8 @@ class Server:
     def note(self, event: str, prompt_id: str | None, extra_data: Any) -> None:
         entry = {"event": event, "prompt_id": prompt_id, "time": time.time(), "extra_data": extra_data}
         self.log.append(entry)
+        with self.log_file.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
 
     def path(self, kind: str) -> Path:
         return self.directory / kind

@@ -1,0 +1,180 @@
+"""The whole service as processes, with every line between them in a test's hands."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import signal
+import sys
+import time
+import uuid
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import psycopg
+import requests
+from PIL import Image
+from psycopg.rows import dict_row
+
+from comfy import workflow
+from local import parts
+from local.parts import Part
+from local.stack import Stack
+from tests.faults.proxy import Proxy
+from tests.faults.worker import children, parent
+
+T = TypeVar("T")
+FINAL = ("completed", "failed", "cancelled")
+SHORT_LEASES = {"JOB_LEASE": "3", "ENGINE_LEASE": "6", "STUCK_TIMEOUT": "5"}
+
+
+def until(condition: Callable[[], T], within: float = 60, what: str = "it") -> T:
+    deadline = time.monotonic() + within
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {within} s"
+        time.sleep(0.05)
+    return found
+
+
+def image() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(buffer, "PNG")
+    return b64encode(buffer.getvalue()).decode()
+
+
+class FaultStack(Stack):
+    """Postgres, S3 and ComfyUI stand behind a proxy each; the clusters have failpoints."""
+
+    def __init__(self, folder: Path, settings: dict[str, str]):
+        given = {"PORT": str(parts.free_port()), "WORKFLOW_PRESET": "fast"} | settings
+        super().__init__(folder, given)
+        self.orders = self.folder / "orders"
+        self.orders.mkdir()
+        self.env["ORDERS"] = str(self.orders)
+        self.database_url, self.simulator_url = self.env["DATABASE_URL"], self.env["COMFYUI_URL"]
+        self.postgres = self._proxied("DATABASE_URL")
+        self.s3 = self._proxied("S3_ENDPOINT_URL")
+        self.comfyui = self._proxied("COMFYUI_URL")
+
+    def _proxied(self, name: str) -> Proxy:
+        port = urlsplit(self.env[name]).port
+        assert port
+        proxy = Proxy(port)
+        self.env[name] = self.env[name].replace(f":{port}", f":{proxy.port}")
+        return proxy
+
+    def _programs(self) -> dict[str, Part]:
+        programs = super()._programs()
+        for cluster in ("render", "publish"):
+            programs[cluster] = Part([sys.executable, "-m", "tests.faults.worker", cluster])
+        return programs
+
+
+class Service:
+    """What a client, an operator and a saboteur do."""
+
+    def __init__(self, folder: Path, **settings: str):
+        self.stack = FaultStack(folder, settings)
+        self.postgres, self.s3, self.comfyui = self.stack.postgres, self.stack.s3, self.stack.comfyui
+        self.headers = {"X-API-Key": self.stack.env["API_KEY"]}
+
+    def start(self) -> None:
+        self.stack.start()
+        until(lambda: requests.get(self.stack.url + "/health", timeout=5).json()["model_loaded"])
+
+    def stop(self) -> None:
+        self.stack.stop()
+        for proxy in (self.postgres, self.s3, self.comfyui):
+            proxy.close()
+
+    # The client
+
+    def post(self, **body: Any) -> requests.Response:
+        key = {"Idempotency-Key": key} if (key := body.pop("key", None)) else {}
+        body = {"prompt": "A cat among faults"} | body
+        return requests.post(
+            self.stack.url + "/generate", json=body, headers=self.headers | key, timeout=30
+        )
+
+    def submit(self, **body: Any) -> str:
+        answer = self.post(**body)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["job_id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """As GET /jobs/{id} says; {} if it cannot say, because the database is away."""
+        answer = requests.get(f"{self.stack.url}/jobs/{job_id}", headers=self.headers, timeout=30)
+        return answer.json() if answer.status_code == 200 else {}
+
+    def status(self, job_id: str) -> str:
+        return str(self.job(job_id).get("status"))
+
+    def finished(self, job_id: str, within: float = 90) -> dict[str, Any]:
+        return until(
+            lambda: (job := self.job(job_id)).get("status") in FINAL and job, within, f"the end of {job_id}"
+        )
+
+    def plays(self, job: dict[str, Any]) -> bool:
+        """The link gives the file that the publisher checked, frame by frame."""
+        [row] = self.rows("id = %s", job["job_id"])
+        video = requests.get(job["video_url"], timeout=30).content
+        return hashlib.sha256(video).hexdigest() == row["video_sha256"] and row["video_frames"] == 81
+
+    # The operator
+
+    def rows(self, where: str = "TRUE", *values: Any) -> list[dict[str, Any]]:
+        with psycopg.connect(self.stack.database_url, row_factory=dict_row) as connection:
+            return connection.execute(f"SELECT * FROM jobs_job WHERE {where}", values).fetchall()  # type: ignore[arg-type]
+
+    # The witness: what ComfyUI saw
+
+    def log(self) -> list[dict[str, Any]]:
+        return requests.get(f"{self.stack.simulator_url}/simulator/log", timeout=10).json()  # type: ignore[no-any-return]
+
+    def prompts(self, job_id: str, log: list[dict[str, Any]] | None = None) -> int:
+        ids = {workflow.prompt_id(uuid.UUID(job_id), render) for render in range(1, 20)}
+        entries = self.log() if log is None else log
+        return sum(entry["event"] == "accepted" and entry["prompt_id"] in ids for entry in entries)
+
+    # The saboteur
+
+    def order(self, cluster: str, point: str, victim: str | int = "worker", **options: Any) -> None:
+        """A SIGKILL at that point: see tests/faults/worker.py."""
+        order = {"point": point, "victim": victim, "job": None, "again": False} | options
+        partial = self.stack.orders / f".{cluster}"
+        partial.write_text(json.dumps(order))
+        partial.rename(self.stack.orders / cluster)
+
+    def struck(self, cluster: str) -> bool:
+        return not (self.stack.orders / cluster).exists()
+
+    def pids(self, program: str) -> list[int]:
+        """The processes of a program of the stack, from the main one down; [] while it is restarted."""
+        assert self.stack.supervisor
+        for pid in children(supervisord(self.stack.supervisor.pid)):
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_text()
+                if program in command and "local.child" not in command:
+                    return family(pid)
+        return []
+
+    def kill(self, program: str, signum: int = signal.SIGKILL) -> None:
+        os.kill(self.pids(program)[0], signum)
+
+
+def supervisord(pid: int) -> int:
+    """local.child has become supervisord by now."""
+    assert parent(pid) == os.getpid()
+    return pid
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it, by generation and age."""
+    found, generation = [pid], [pid]
+    while generation := [child for member in generation for child in sorted(children(member))]:
+        found += generation
+    return found

@@ -1,0 +1,144 @@
+"""``manage.py worker`` with failpoints: places between two steps of a job's way at which a test may strike.
+
+    python -m tests.faults.worker render|publish
+
+A test orders a strike by putting ``ORDERS/<cluster>`` there, one line of JSON: the point, the victim and, if
+only one job is meant, its id. The process that gets to the point takes the order away and sends the victim a
+SIGKILL; with ``"again": true`` the order stays. The code of the service knows nothing of it: it is wrapped.
+"""
+
+import functools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import django
+
+RENDER_POINTS = (
+    "before claim",
+    "claimed",
+    "image uploaded",
+    "prompt id committed",
+    "prompt sent",
+    "prompt answered",
+    "running",
+    "first step",
+    "last step",
+    "history written",
+    "rendered",
+    "history forgotten",
+)
+PUBLISH_POINTS = ("publish claimed", "fetched", "checked", "upload begun", "uploaded", "completed")
+VICTIMS = ("worker", "sentinel", "pusher", "main")
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def pid_of(victim: str | int) -> int:
+    """The process of this cluster that plays the part, or any other by its number."""
+    worker, sentinel = os.getpid(), os.getppid()
+    if isinstance(victim, int):
+        return victim
+    return {
+        "worker": lambda: worker,
+        "sentinel": lambda: sentinel,
+        "pusher": lambda: max(children(sentinel)),  # the last that it forks
+        "main": lambda: parent(sentinel),
+    }[victim]()
+
+
+class Failpoints:
+    def __init__(self, orders: Path) -> None:
+        self.orders = orders
+
+    def reached(self, point: str, job: Any = None) -> None:
+        try:
+            order = json.loads(self.orders.read_text())
+        except FileNotFoundError:
+            return
+        if order["point"] != point or order["job"] not in (None, str(job)):
+            return
+        if not order["again"]:
+            try:
+                self.orders.unlink()
+            except FileNotFoundError:
+                return  # another worker of this cluster was quicker
+        os.kill(pid_of(order["victim"]), signal.SIGKILL)
+        if order["victim"] != "worker":
+            time.sleep(0.05)  # it is struck here, not a step later
+
+    def wrap(self, owner: Any, name: str, *, before: str = "", after: Callable[..., str] | str = "") -> None:
+        """``after`` may be a function of the result and the arguments that says which point this is."""
+        wrapped = getattr(owner, name)
+
+        @functools.wraps(wrapped)
+        def wrapper(*args: Any, **options: Any) -> Any:
+            job = args[0] if args else None
+            if before:
+                self.reached(before, job)
+            result = wrapped(*args, **options)
+            point = after(result, *args) if callable(after) else after
+            if point:
+                self.reached(point, job)
+            return result
+
+        setattr(owner, name, wrapper)
+
+
+def install(points: Failpoints) -> None:
+    import botocore.awsrequest
+    import urllib3.connection
+
+    from comfy.client import Comfy, Rendered
+    from comfy.listener import Listener
+    from comfy.workflow import SAMPLERS
+    from jobs import storage, video
+    from jobs.models import Job, JobQuerySet
+
+    def step(_: None, listener: Any, message: dict[str, Any]) -> str:
+        nodes = (message.get("data") or {}).get("nodes") or {}
+        first, last = ((nodes.get(name) or {}).get("value", 0) for name in SAMPLERS)
+        return "last step" if last and last == nodes[SAMPLERS[1]]["max"] else "first step" if first else ""
+
+    def sent(_: None, connection: Any, method: str, url: str, *args: Any) -> str:
+        return "prompt sent" if (method, url) == ("POST", "/prompt") else ""
+
+    def put(_: None, connection: Any, data: Any, *args: Any) -> str:
+        return "upload begun" if isinstance(data, bytes) and data.startswith(b"PUT ") else ""
+
+    wrap = points.wrap
+    wrap(JobQuerySet, "claim_render", before="before claim", after=lambda job, *_: job and "claimed")
+    wrap(Comfy, "upload_image", after="image uploaded")
+    wrap(Job, "begin", after="prompt id committed")
+    wrap(urllib3.connection.HTTPConnection, "request", after=sent)
+    wrap(Comfy, "submit", after="prompt answered")
+    wrap(Job, "started", after="running")
+    wrap(Listener, "_take", after=step)
+    wrap(Comfy, "result", after=lambda result, *_: isinstance(result, Rendered) and "history written")
+    wrap(Job, "rendered", after="rendered")
+    wrap(Comfy, "forget", after="history forgotten")
+    wrap(JobQuerySet, "claim_publish", after=lambda job, *_: job and "publish claimed")
+    wrap(video, "finish", before="fetched", after="checked")
+    wrap(botocore.awsrequest.AWSConnection, "send", after=put)
+    wrap(storage, "put_video", after="uploaded")
+    wrap(Job, "completed", after="completed")
+
+
+if __name__ == "__main__":
+    os.environ |= {"DJANGO_SETTINGS_MODULE": "wanapi.settings", "Q_CLUSTER_NAME": sys.argv[1]}  # as manage.py
+    django.setup()
+    install(Failpoints(Path(os.environ["ORDERS"]) / sys.argv[1]))
+    from django.core.management import call_command
+
+    call_command("worker", sys.argv[1])
