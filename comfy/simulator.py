@@ -78,7 +78,8 @@ class Faults:
     out_of_memory: int = 0
     node_error: int = 0
     disk_full: int = 0
-    stall_seconds: float = 0.0
+    stall_seconds: float = 0.0  # and deaf to an interrupt
+    slow_seconds: float = 0.0
     history_delay: float = 0.0
     frozen_until: float = 0.0
     dead_worker: bool = False
@@ -457,6 +458,8 @@ class Server:
                 self.faults.history_delay = seconds
             case "stall":
                 self.faults.stall_seconds = seconds
+            case "slow":
+                self.faults.slow_seconds = seconds
             case _:
                 raise ValueError(f"there is no kind {kind!r}")
 
@@ -693,7 +696,8 @@ class Worker:
         stall, faults.stall_seconds = faults.stall_seconds, 0.0
         await asyncio.sleep(stall)
         steps = min(inputs["end_at_step"], inputs["steps"]) - inputs["start_at_step"]
-        await self.steps(run, node_id, steps, self.server.seconds_per_step)
+        slow, faults.slow_seconds = faults.slow_seconds, 0.0
+        await self.steps(run, node_id, steps, self.server.seconds_per_step + slow / steps)
         scene: testcard.Scene = replace(inputs["latent_image"], text=inputs["positive"])
         return replace(scene, seed=inputs["noise_seed"]) if inputs["add_noise"] == "enable" else scene
 

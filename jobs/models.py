@@ -32,7 +32,8 @@ TASKS = {RENDER: "jobs.render.render", PUBLISH: "jobs.publish.publish"}
 MAX_LOST = 3  # renders lost, stalled or timed out while they ran
 MAX_OUT_OF_MEMORY = 2
 MAX_LAPSES = 5  # claims in a row whose lease ran out without any progress
-MAX_PAUSE = 60  # seconds between two tries to publish
+SUSPECT = 2  # lapses from which on a job is rendered alone: it may kill its worker, and others with it
+MAX_PAUSE = 30  # seconds between two tries to publish
 
 
 FINAL = ("completed", "failed", "cancelled")
@@ -190,14 +191,17 @@ class JobQuerySet(models.QuerySet["Job"]):
         self.filter(idempotency_key=key, created_at__lt=old).update(idempotency_key=None)
         return self.filter(idempotency_key=key).first()
 
-    def claim_render(self, engine: Engine, *, images: bool = True) -> "Job | None":
+    def claim_render(self, engine: Engine, *, images: bool = True, suspects: bool = True) -> "Job | None":
         """The next job for this engine, held by its worker; None if there is none or the engine is not ours.
 
         Renders that were begun on this engine come first: their prompt may still be there. Those begun on
-        another are left to it, unless it fell silent. Without ``images``, no image job is begun.
+        another are left to it, unless it fell silent. Without ``images``, no image job is begun; without
+        ``suspects``, none is claimed that its last workers did not survive.
         """
         ready = Engine.objects.held_by(engine.worker).filter(pk=engine.pk, ready=True)
         waiting = self.to_render().filter(Exists(ready)).in_order()
+        if not suspects:
+            waiting = waiting.filter(lapses__lt=SUSPECT)
         new = waiting.filter(Q(engine=None) | Q(engine__in=Engine.objects.silent().exclude(pk=engine.pk)))
         if not images:
             new = new.exclude(kind=Job.Kind.IMAGE_TO_VIDEO)
@@ -419,6 +423,10 @@ class Job(models.Model):
         earlier = Q(created_at__lt=self.created_at) | Q(created_at=self.created_at, pk__lt=self.pk)
         mine = bool(self.lease_until or self.engine_id)
         return Job.objects.queued().filter(begun & earlier if mine else begun | earlier).count()
+
+    @property
+    def is_suspect(self) -> bool:
+        return self.lapses >= SUSPECT
 
     @property
     def input_key(self) -> str:

@@ -17,6 +17,7 @@ from jobs.worker import DATABASE_AWAY, WORKER, Heartbeat, fetched, remove_files,
 
 logger = logging.getLogger(__name__)
 
+STORAGE_PAUSE = 5.0  # seconds for which a publisher leaves a storage in trouble alone
 DATABASE_PAUSE = 1.0  # seconds between two tries to complete a job whose video is in S3
 
 
@@ -50,9 +51,13 @@ def publish_one(job: Job) -> None:
     except video.NotAsAsked as error:
         logger.error("job %s: %s", job.pk, error)
         job.failed("ComfyUI rendered a video of another size, length or format than was asked for.")
-    except (ComfyError, storage.StorageError, OSError) as error:
+    except ComfyError as error:
         logger.warning("job %s: not published yet, trying again: %s", job.pk, error)
         job.publish_later()
+    except (storage.StorageError, OSError) as error:  # S3 or our disk: the next job would fare no better
+        logger.warning("job %s: not published yet, trying again: %s", job.pk, error)
+        job.publish_later()
+        stopping.wait(STORAGE_PAUSE)
     if job.status in FINAL:
         remove_files(job)
 

@@ -116,7 +116,11 @@ class Renderer:
 
     def _claim(self) -> None:
         images = time.monotonic() >= self.images_after
-        while len(self.renders) < AT_ONCE and (job := Job.objects.claim_render(self.engine, images=images)):
+        while len(self.renders) < AT_ONCE and not any(render.job.is_suspect for render in self.renders):
+            alone = not self.renders
+            job = Job.objects.claim_render(self.engine, images=images, suspects=alone)
+            if job is None:
+                return
             self.heartbeat.hold(job)
             # A render that was begun on this engine, by us or a predecessor, may still be in ComfyUI.
             self.renders.append(Render(job, posted=job.engine_id == self.engine.pk))

@@ -77,6 +77,14 @@ class TestClaim:
         assert Job.objects.claim_render(engine).engine == engine
         assert begun.render == 1
 
+    def test_a_job_that_two_workers_did_not_survive_is_claimed_alone_or_not_at_all(self, engine):
+        suspect = make_job(lapses=2, created_at=Now() - seconds(60))
+        innocent = make_job(lapses=1)
+
+        assert Job.objects.claim_render(engine, suspects=False) == innocent
+        assert Job.objects.claim_render(engine, suspects=False) is None
+        assert Job.objects.claim_render(engine) == suspect
+
     def test_a_job_that_is_to_wait_waits(self, engine):
         job = make_job(not_before=Now() + seconds(60))
         assert Job.objects.claim_render(engine) is None
@@ -276,7 +284,7 @@ class TestReturned:
             pauses.append(round((job.not_before - began).total_seconds()))
             Job.objects.update(not_before=None)
 
-        assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+        assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
 class TestEngine:

@@ -40,6 +40,13 @@ def figure() -> Callable[[str, str], None]:
     return lambda name, reached: figures.append((name, reached))
 
 
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    """Those that take many minutes run with ``make test-faults`` only."""
+    long = [] if FULL else [item for item in items if item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if FULL and figures:
         terminalreporter.section("faults")

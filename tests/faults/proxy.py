@@ -1,4 +1,4 @@
-"""A TCP proxy on 127.0.0.1 whose line can be cut, refuse, hang, or answer every HTTP request with an error."""
+"""A TCP proxy on 127.0.0.1 whose line can be cut, refuse, hang, or answer HTTP requests with an error."""
 
 import contextlib
 import re

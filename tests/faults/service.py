@@ -96,9 +96,7 @@ class Service:
     def post(self, **body: Any) -> requests.Response:
         key = {"Idempotency-Key": key} if (key := body.pop("key", None)) else {}
         body = {"prompt": "A cat among faults"} | body
-        return requests.post(
-            self.stack.url + "/generate", json=body, headers=self.headers | key, timeout=30
-        )
+        return requests.post(self.stack.url + "/generate", json=body, headers=self.headers | key, timeout=30)
 
     def submit(self, **body: Any) -> str:
         answer = self.post(**body)
@@ -124,6 +122,9 @@ class Service:
         video = requests.get(job["video_url"], timeout=30).content
         return hashlib.sha256(video).hexdigest() == row["video_sha256"] and row["video_frames"] == 81
 
+    def cancel(self, job_id: str) -> None:
+        requests.post(f"{self.stack.url}/jobs/{job_id}/cancel", headers=self.headers, timeout=30)
+
     # The operator
 
     def rows(self, where: str = "TRUE", *values: Any) -> list[dict[str, Any]]:
@@ -140,7 +141,40 @@ class Service:
         entries = self.log() if log is None else log
         return sum(entry["event"] == "accepted" and entry["prompt_id"] in ids for entry in entries)
 
+    def queue(self) -> list[Any]:
+        """What ComfyUI runs and what waits there."""
+        answer = requests.get(f"{self.stack.simulator_url}/queue", timeout=10).json()
+        return [*answer["queue_running"], *answer["queue_pending"]]
+
+    def most_prompts_at_once(self, since: float) -> int:
+        """How many prompts of ours were in ComfyUI at the same time."""
+        inside, most = set(), 0
+        for entry in self.log():
+            if entry["event"] == "accepted":
+                inside.add(entry["prompt_id"])
+            elif entry["event"] in ("finished", "failed", "interrupted", "deleted"):
+                inside.discard(entry["prompt_id"])
+            if entry["time"] >= since:
+                most = max(most, len(inside))
+        return most
+
+    def longest_idle(self, since: float, until: float) -> float:
+        """The longest time in seconds from the end of a prompt to the start of the next."""
+        ends, longest = None, 0.0
+        for entry in self.log():
+            if since < entry["time"] < until:
+                if entry["event"] == "finished":
+                    ends = entry["time"]
+                elif entry["event"] == "started" and ends:
+                    longest = max(longest, entry["time"] - ends)
+        return longest
+
     # The saboteur
+
+    def slow(self, seconds: float) -> None:
+        """The next prompt to start takes so much longer."""
+        fault = {"kind": "slow", "seconds": seconds}
+        requests.post(f"{self.stack.simulator_url}/simulator/faults", json=fault, timeout=5)
 
     def order(self, cluster: str, point: str, victim: str | int = "worker", **options: Any) -> None:
         """A SIGKILL at that point: see tests/faults/worker.py."""
