@@ -1,7 +1,7 @@
 # The whole developer's manual. Each target does its own set-up, once.
 PY := .venv/bin/python
 
-.PHONY: demo serve test test-comfyui bench lint
+.PHONY: demo serve test test-faults test-comfyui bench lint
 
 demo: .venv/ready  ## one text-to-video and one image-to-video job through everything; leaves two MP4s in demo/
 	@exec $(PY) -m local.demo
@@ -11,6 +11,9 @@ serve: .venv/ready  ## the service on http://127.0.0.1:8000 until Ctrl-C; data i
 
 test: .venv/ready  ## all tests, on a Postgres, an S3 and a simulator of their own
 	@exec $(PY) -m pytest $(ARGS)
+
+test-faults: .venv/ready  ## every fault at full count, and the table of docs/reliability.md; takes about two hours
+	@FAULTS=full exec $(PY) -m pytest tests/faults tests/test_state_machine.py $(ARGS)
 
 test-comfyui: .venv/ready  ## the driver's tests against a real ComfyUI: COMFYUI_URL=http://... make test-comfyui
 	@test -n "$(COMFYUI_URL)" || { echo "Name the server: COMFYUI_URL=http://127.0.0.1:8188 make test-comfyui"; exit 1; }

@@ -3,24 +3,19 @@
 The examples of docs/api-reference.md run as printed there, but for the address, the key and the image.
 """
 
-import contextlib
 import http.server
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-import uuid
-from pathlib import Path
 
 import pytest
 import requests
 
-from comfy import workflow
 from local import parts as local_parts
 from local.parts import ROOT
 from local.stack import Stack
@@ -63,31 +58,6 @@ def stack(image_server):
     finally:
         del os.environ["IMAGE_URL_ALLOW"]
         stack.stop()
-
-
-def pids(stack, program):
-    """The processes of the stack with this in their command line, oldest first."""
-    mark, found = f"S3_ENDPOINT_URL={stack.env['S3_ENDPOINT_URL']}".encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            command = (folder / "cmdline").read_text()
-            if (
-                program in command
-                and "local.child" not in command
-                and mark in (folder / "environ").read_bytes()
-            ):
-                found.append(
-                    (int((folder / "stat").read_text().rpartition(")")[2].split()[19]), int(folder.name))
-                )
-    return [pid for _, pid in sorted(found)]
-
-
-def until(condition, within=90):
-    deadline = time.monotonic() + within
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -198,55 +168,6 @@ def test_a_chunked_body_is_a_411_and_not_taken_for_empty(stack):
 
     assert answer.status_code == 411
     assert "Content-Length" in answer.json()["detail"]
-
-
-class TestARenderWorkerThatGoes:
-    """In mid-render. Its supervisor starts another one, which takes the prompt over."""
-
-    @pytest.fixture
-    def render(self, stack, get):
-        """A job in mid-render, and the pids of its cluster from the main process down."""
-        simulator = stack.env["COMFYUI_URL"]
-        requests.post(f"{simulator}/simulator/faults", json={"kind": "stall", "seconds": 8}, timeout=5)
-        headers = {"X-API-Key": stack.env["API_KEY"]}
-        body = {"prompt": "A job whose worker goes"}
-        answer = requests.post(f"{stack.url}/generate", json=body, headers=headers, timeout=5)
-        job_id = answer.json()["job_id"]
-        until(lambda: get(f"/jobs/{job_id}").json()["status"] == "processing")
-        return job_id, pids(stack, "worker\0render")
-
-    def finished(self, stack, get, job_id):
-        """The job once it is completed, and how many prompts ComfyUI got for it."""
-        job = until(lambda: (job := get(f"/jobs/{job_id}").json())["finished_at"] and job)
-        log = requests.get(f"{stack.env['COMFYUI_URL']}/simulator/log", timeout=5).json()
-        prompts = {workflow.prompt_id(uuid.UUID(job_id), render) for render in range(1, 10)}
-        return job, sum(entry["event"] == "accepted" and entry["prompt_id"] in prompts for entry in log)
-
-    @pytest.mark.parametrize("target", ["main", "group"])
-    def test_at_sigterm_it_hands_over_within_ten_seconds_and_nothing_counts(self, stack, get, render, target):
-        job_id, cluster = render
-
-        (os.kill if target == "main" else os.killpg)(cluster[0], signal.SIGTERM)
-
-        until(lambda: not set(cluster) & set(pids(stack, "worker\0render")), within=10)
-        job, prompts = self.finished(stack, get, job_id)
-        assert (job["status"], job["attempt"], prompts) == ("completed", 1, 1)
-
-    @pytest.mark.parametrize(
-        "position", [0, 1, 2, 3, 4], ids=["main", "sentinel", "worker", "monitor", "pusher"]
-    )
-    def test_at_sigkill_of_any_process_of_the_cluster_the_job_is_taken_over(
-        self, stack, get, render, position
-    ):
-        job_id, cluster = render
-
-        os.kill(cluster[position], signal.SIGKILL)
-
-        until(
-            lambda: not set(cluster) & set(pids(stack, "worker\0render")), within=10
-        )  # half a cluster is none
-        job, prompts = self.finished(stack, get, job_id)
-        assert (job["status"], job["attempt"], prompts) == ("completed", 2, 1)
 
 
 def test_every_job_of_these_tests_was_completed(get):
