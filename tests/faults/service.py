@@ -128,8 +128,12 @@ class Service:
     # The operator
 
     def rows(self, where: str = "TRUE", *values: Any) -> list[dict[str, Any]]:
-        with psycopg.connect(self.stack.database_url, row_factory=dict_row) as connection:
-            return connection.execute(f"SELECT * FROM jobs_job WHERE {where}", values).fetchall()  # type: ignore[arg-type]
+        query = f"SELECT * FROM jobs_job WHERE {where}"
+        while True:
+            with contextlib.suppress(psycopg.OperationalError):  # it is being restarted
+                with psycopg.connect(self.stack.database_url, row_factory=dict_row) as connection:
+                    return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+            time.sleep(0.2)
 
     # The witness: what ComfyUI saw
 

@@ -4,6 +4,7 @@ A server whose process or disk hangs keeps its connections alive, and libpq woul
 ever: with it the web's threads and the workers.
 """
 
+import weakref
 from typing import Any
 
 import psycopg
@@ -14,12 +15,14 @@ from psycopg.pq import TransactionStatus
 
 class DatabaseWrapper(base.DatabaseWrapper):
     def get_new_connection(self, conn_params: dict[str, Any]) -> psycopg.Connection:
-        connection = super().get_new_connection(conn_params)
-        wait = connection.wait
+        made = super().get_new_connection(conn_params)
+        # Weak, or the connection would outlive its last user.
+        wait, alive = type(made).wait, weakref.ref(made)
 
         def bounded(generator: Any, **options: Any) -> Any:
+            connection: Any = alive()
             try:
-                return wait(generator, **{"timeout": settings.DATABASE_TIMEOUT} | options)
+                return wait(connection, generator, **{"timeout": settings.DATABASE_TIMEOUT} | options)
             except psycopg.OperationalError as error:
                 if connection.pgconn.transaction_status != TransactionStatus.ACTIVE:
                     raise
@@ -28,5 +31,5 @@ class DatabaseWrapper(base.DatabaseWrapper):
                     f"Postgres did not answer within {settings.DATABASE_TIMEOUT} s."
                 ) from error
 
-        connection.wait = bounded
-        return connection
+        made.wait = bounded
+        return made
