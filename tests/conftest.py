@@ -89,6 +89,7 @@ def simulator() -> Iterator[Simulator]:
 def quick(simulator: Simulator, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker in this process: it polls often, and cleans up in the simulator's folders."""
     monkeypatch.setattr("jobs.render.POLL", 0.05)
+    monkeypatch.setattr("jobs.publish.STORAGE_PAUSE", 0)
     settings.COMFYUI_OUTPUT_DIR = str(COMFYUI / "output")
     settings.COMFYUI_INPUT_DIR = str(COMFYUI / "input")
 

@@ -1,6 +1,7 @@
 """jobs.worker in this process, on the simulator, Postgres and S3: from a queued row to a playable file."""
 
 import base64
+import resource
 import time
 
 import av
@@ -363,6 +364,20 @@ class TestPublishing:
     def objects(self, job):
         s3 = boto3.client("s3", endpoint_url=parts.S3_URL)
         return s3.list_objects_v2(Bucket="wanapi", Prefix=f"videos/{job.pk}/").get("Contents", [])
+
+    def test_while_our_own_disk_is_full_the_job_waits(self, rendered):
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # no file may be larger
+        try:
+            publish()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert (now(rendered).status, rendered.publish_tries, rendered.lost) == ("processing", 1, 0)
+
+        Job.objects.update(not_before=None)
+        publish()
+
+        assert now(rendered).status == "completed"
 
     def test_while_s3_is_down_the_job_waits_and_no_gpu_time_is_spent(self, rendered, settings, simulator):
         posted = len(simulator.log("accepted"))

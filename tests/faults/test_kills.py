@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from comfy import workflow
 from tests.faults.conftest import FULL
 from tests.faults.service import image, until
 from tests.faults.worker import PUBLISH_POINTS, RENDER_POINTS
@@ -69,6 +70,19 @@ def test_comfyui(service, figure):
 
     figure(f"SIGKILL of ComfyUI, {len(points)} times", summary(outcomes))
     assert all(status == "completed" and prompts <= 2 and plays for _, status, prompts, plays in outcomes)
+
+
+def test_comfyui_while_it_writes_the_file(service):
+    """What is left of it is not taken for a video."""
+    job_id = service.submit()
+    output = service.stack.folder / "comfyui" / "output" / workflow.folder(job_id)
+    until(lambda: output.exists() and any(file.stat().st_size for file in output.iterdir()))
+
+    service.kill("comfy.simulator")
+
+    job = service.finished(job_id)
+    assert (job["status"], service.plays(job)) == ("completed", True)
+    assert service.prompts(job_id) <= 2
 
 
 def test_comfyui_with_five_queued(service, figure):
