@@ -21,8 +21,8 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def default_service() -> Iterator[Service]:
-    """With the leases that a user gets."""
-    yield from running("defaults")
+    """With the leases that a user gets, and renders that take some seconds."""
+    yield from running("defaults", SIMULATOR_SECONDS_PER_STEP="2")
 
 
 def running(name: str, **settings: str) -> Iterator[Service]:
