@@ -10,7 +10,8 @@ from django.utils.timesince import timesince
 from django.utils.timezone import now
 
 from jobs import storage
-from jobs.models import Engine, Job, JobQuerySet
+from jobs.engines import Engine
+from jobs.models import Job, JobQuerySet
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):

@@ -14,7 +14,8 @@ from comfy import workflow
 from comfy.client import Comfy, Failed, FileGone, Queue, Refused, Rendered, Unreachable
 from comfy.listener import Listener
 from jobs import storage, video
-from jobs.models import FINAL, ClaimLost, Engine, Job
+from jobs.engines import Engine
+from jobs.models import FINAL, ClaimLost, Job
 from jobs.worker import DATABASE_AWAY, WORKER, Heartbeat, fetched, remove_files, stopping
 
 logger = logging.getLogger(__name__)

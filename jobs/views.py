@@ -9,8 +9,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from jobs import serializers, storage
+from jobs.engines import Engine
 from jobs.errors import Conflict, KeyReused, LengthRequired
-from jobs.models import Engine, Job
+from jobs.models import Job
 
 
 class GenerateView(APIView):

@@ -17,7 +17,8 @@ from django.db.models.functions import Now
 from PIL import Image
 
 from comfy import workflow
-from jobs.models import FINAL, Engine, Job
+from jobs.engines import Engine
+from jobs.models import FINAL, Job
 from jobs.render import render
 from jobs.worker import WORKER, stopping
 from tests import parts

@@ -8,7 +8,8 @@ import pytest
 import requests
 from django.db.models.functions import Now
 
-from jobs.models import Engine, Job, seconds
+from jobs.engines import Engine, seconds
+from jobs.models import Job
 from tests import parts
 from tests.conftest import make_job, picture
 

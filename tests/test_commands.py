@@ -12,7 +12,8 @@ from django.core.management import CommandError, call_command
 from django.db.models.functions import Now
 
 from jobs import storage
-from jobs.models import Job, seconds
+from jobs.engines import seconds
+from jobs.models import Job
 from local.parts import ROOT
 from tests import parts
 from tests.conftest import make_job

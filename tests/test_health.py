@@ -8,7 +8,7 @@ import pytest
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
-from jobs.models import Engine, seconds
+from jobs.engines import Engine, seconds
 from jobs.views import HealthView
 from tests.conftest import make_job
 

@@ -9,7 +9,8 @@ from django.db import connection
 from django.db.models.functions import Now
 from django.test import Client
 
-from jobs.models import Job, seconds
+from jobs.engines import seconds
+from jobs.models import Job
 from tests import parts
 from tests.conftest import make_job, picture
 

@@ -10,7 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from jobs.models import MAX_LAPSES, ClaimLost, Engine, Job, seconds, wake_if_idle
+from jobs.engines import Engine, seconds
+from jobs.models import MAX_LAPSES, ClaimLost, Job, wake_if_idle
 from jobs.worker import WORKER
 from tests.conftest import make_job
 

@@ -6,7 +6,7 @@ import uuid
 import pytest
 from django.db.models.functions import Now
 
-from jobs.models import seconds
+from jobs.engines import seconds
 from tests.conftest import make_job
 
 pytestmark = pytest.mark.django_db

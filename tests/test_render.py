@@ -13,7 +13,8 @@ from django.db.models.functions import Now
 from comfy import workflow
 from comfy.client import Comfy
 from jobs import storage
-from jobs.models import Engine, Job, seconds
+from jobs.engines import Engine, seconds
+from jobs.models import Job
 from jobs.publish import publish
 from jobs.render import render
 from jobs.worker import WORKER, stopping

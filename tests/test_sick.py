@@ -2,8 +2,9 @@
 
 import pytest
 
+from jobs.engines import Engine
 from jobs.management.commands.worker import EngineWatch
-from jobs.models import Engine, Job
+from jobs.models import Job
 from jobs.render import render
 from tests.conftest import COMFYUI, eventually
 

@@ -25,7 +25,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from jobs.models import FINAL, ClaimLost, Engine, Job, seconds
+from jobs.engines import Engine, seconds
+from jobs.models import FINAL, ClaimLost, Job
 from tests.conftest import make_job
 
 FULL = os.environ.get("FAULTS") == "full"

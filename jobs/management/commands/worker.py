@@ -30,7 +30,8 @@ from django_q.models import OrmQ
 from comfy import workflow
 from comfy.client import Comfy, Unreachable
 from jobs import worker
-from jobs.models import PUBLISH, RENDER, Engine, Job, wake_if_idle
+from jobs.engines import Engine
+from jobs.models import PUBLISH, RENDER, Job, wake_if_idle
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,96 @@
+"""Engines: one row per ComfyUI, and the lease that its worker holds."""
+
+import uuid
+from collections.abc import Iterable
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import Q, Value
+from django.db.models.functions import Now
+
+
+def seconds(count: float) -> Value:
+    return Value(timedelta(seconds=count))
+
+
+class EngineQuerySet(models.QuerySet["Engine"]):
+    def held_by(self, worker: str) -> "EngineQuerySet":
+        return self.filter(worker=worker, lease_until__gt=Now())
+
+    def loaded(self) -> "EngineQuerySet":
+        """Engines that said within 30 s that their ComfyUI answers and lacks no model file."""
+        return self.filter(seen_at__gt=Now() - seconds(30), ready=True, lacks=[])
+
+    def silent(self) -> "EngineQuerySet":
+        """Engines without a sign of life for ENGINE_GRACE seconds."""
+        return self.filter(seen_at__lt=Now() - seconds(settings.ENGINE_GRACE))
+
+    def hold(self, *, name: str, url: str, worker: str) -> "Engine | None":
+        """Takes or renews the lease on the engine of this name; None if another worker holds it.
+
+        A new holder returns the renders that its predecessor left to the queue, at once: nobody else
+        may work on them, and their prompts go on in ComfyUI until they are adopted.
+        """
+        lease = Now() + seconds(settings.ENGINE_LEASE)
+        if self.held_by(worker).filter(name=name).update(lease_until=lease):
+            return self.get(name=name)
+        with transaction.atomic():
+            engine, _ = self.get_or_create(name=name, defaults={"url": url})
+            free = self.filter(Q(lease_until=None) | Q(lease_until__lt=Now()), pk=engine.pk)
+            if not free.update(worker=worker, lease_until=lease, url=url, ready=False):
+                return None
+            engine.job_set.rendering().exclude(worker=worker).return_lapsed()
+        return self.get(name=name)
+
+
+class Engine(models.Model):
+    """One ComfyUI. The worker that holds its lease is the only one that posts prompts to it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=255, unique=True)
+    url = models.CharField(max_length=500)
+    worker = models.CharField(max_length=255, blank=True, default="")
+    lease_until = models.DateTimeField(null=True, blank=True)
+    seen_at = models.DateTimeField("last answer", null=True, blank=True)
+    ready = models.BooleanField("answers", default=False)
+    lacks = models.JSONField("missing model files", default=list, blank=True)
+    version = models.CharField(max_length=255, blank=True, default="")
+    trouble = models.CharField(max_length=255, blank=True, default="")
+    stuck = models.JSONField("stuck prompts", default=list, blank=True)
+
+    objects = EngineQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["worker"], condition=~Q(worker=""), name="one_engine_per_worker"),
+            models.CheckConstraint(
+                condition=Q(worker="", lease_until=None) | (~Q(worker="") & Q(lease_until__isnull=False)),
+                name="engine_lease_has_holder",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def report(self, *, version: str, lacks: list[str]) -> None:
+        """Its ComfyUI answered just now."""
+        Engine.objects.filter(pk=self.pk, worker=self.worker).update(
+            seen_at=Now(), ready=True, version=version, lacks=lacks, trouble="", stuck=[]
+        )
+        self.ready = True
+
+    def report_unreachable(self) -> None:
+        Engine.objects.filter(pk=self.pk, worker=self.worker).update(ready=False)
+        self.ready = False
+
+    def report_sick(self, trouble: str, stuck: Iterable[str]) -> None:
+        """Its ComfyUI answers and cannot work: for a reason, and with these prompts to show it."""
+        Engine.objects.filter(pk=self.pk, worker=self.worker).update(
+            ready=False, trouble=trouble, stuck=sorted(stuck)
+        )
+        self.ready = False
+
+    def release(self) -> None:
+        """Gives the engine back at once rather than when its lease runs out."""
+        Engine.objects.filter(pk=self.pk, worker=self.worker).update(worker="", lease_until=None, ready=False)
