@@ -11,6 +11,7 @@ from django.utils.timezone import now
 
 from jobs import storage
 from jobs.engines import Engine
+from jobs.keys import ApiKey, ApiKeyQuerySet
 from jobs.models import Job, JobQuerySet
 
 
@@ -34,15 +35,17 @@ class JobAdmin(ReadOnlyAdmin):
         "status",
         "kind",
         "short_prompt",
+        "key",
         "created_at",
         "waited",
         "ran",
         "percent",
         "attempt",
     )
-    list_filter = ("status", "kind", "preset", "engine", "created_at")
+    list_filter = ("status", "kind", "preset", "engine", "key", "created_at")
     search_fields = ("=id", "prompt")
     ordering = ("-created_at", "-id")
+    list_select_related = ("key",)
     list_per_page = 50
     show_full_result_count = False
     actions = ("requeue", "cancel")
@@ -52,6 +55,7 @@ class JobAdmin(ReadOnlyAdmin):
             {"fields": ("id", "status", "error", "percent", "prompt", "kind", "reference_image", "video")},
         ),
         ("Times", {"fields": ("created_at", "started_at", "rendered_at", "finished_at", "waited", "ran")}),
+        ("Queue", {"fields": ("key", "priority", "turn")}),
         ("Render", {"fields": ("engine", "preset", "seed", "attempt", "render", "output")}),
         ("Claim", {"fields": ("worker", "fence", "lease_until", "not_before")}),
         ("Troubles", {"fields": ("lost", "out_of_memory", "lapses", "publish_tries")}),
@@ -129,3 +133,33 @@ class EngineAdmin(ReadOnlyAdmin):
     @admin.display(description="missing model files")
     def missing(self, engine: Engine) -> str:
         return ", ".join(engine.lacks) or "-"
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(admin.ModelAdmin):
+    list_display = ("name", "prefix", "state", "all_jobs", "priority", "last_used_at", "created_at", "note")
+    search_fields = ("name", "prefix", "note")
+    fields = ("name", "note", "expires_at", "all_jobs", "priority", "max_queued", "max_per_day")
+    actions = ("revoke",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # its jobs remember it: revoke it
+
+    def save_model(self, request: HttpRequest, key: ApiKey, form: Any, change: bool) -> None:
+        if change:
+            key.save(update_fields=self.fields)
+            return
+        text = key.draw()
+        key.save()
+        self.message_user(request, f"The key, shown this once: {text}", messages.WARNING)
+
+    @admin.display(description="state")
+    def state(self, key: ApiKey) -> str:
+        if key.revoked_at:
+            return "revoked"
+        return "expired" if key.expires_at and key.expires_at <= now() else "valid"
+
+    @admin.action(description="Revoke the selected keys", permissions=["change"])
+    def revoke(self, request: HttpRequest, keys: ApiKeyQuerySet) -> None:
+        count = keys.revoke()
+        self.message_user(request, f"{count} key{pluralize(count)} revoked.", messages.SUCCESS)

@@ -10,6 +10,8 @@ from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import exception_handler, set_rollback
 
+from jobs.keys import LimitReached
+from jobs.models import QueueFull
 from jobs.storage import StorageError
 
 logger = logging.getLogger(__name__)
@@ -34,8 +36,20 @@ class KeyReused(exceptions.APIException):
     default_detail = "This Idempotency-Key was used with another request body; use a new key."
 
 
-class Unavailable(exceptions.APIException):
+class TryLater(exceptions.APIException):
+    """``wait``: seconds, for Retry-After."""
+
+    def __init__(self, detail: str, wait: int | None = None):
+        super().__init__(detail)
+        self.wait = wait
+
+
+class Unavailable(TryLater):
     status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+
+
+class TooManyJobs(TryLater):
+    status_code = status.HTTP_429_TOO_MANY_REQUESTS
 
 
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
@@ -45,6 +59,10 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     elif isinstance(error, StorageError):
         logger.error("S3: %s", error)
         error = Unavailable("The video storage is not available; please try again later.")
+    elif isinstance(error, QueueFull):
+        error = Unavailable(error.message, error.wait)
+    elif isinstance(error, LimitReached):
+        error = TooManyJobs(error.message, error.wait)
     elif isinstance(error, RequestDataTooBig):
         error = PayloadTooLarge()
     elif isinstance(error, UnreadablePostError):

@@ -18,13 +18,14 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models, transaction
-from django.db.models import Case, Exists, F, Q, Value, When
+from django.db.models import Case, Exists, F, Max, Q, Value, When
 from django.db.models.functions import Coalesce, Now
 from django_q.models import OrmQ
 from django_q.tasks import async_task
 
 from jobs import storage
 from jobs.engines import Engine, seconds
+from jobs.keys import ApiKey, LimitReached
 
 RENDER, PUBLISH = "render", "publish"  # the two clusters
 TASKS = {RENDER: "jobs.render.render", PUBLISH: "jobs.publish.publish"}
@@ -38,6 +39,10 @@ MAX_PAUSE = 30  # seconds between two tries to publish
 
 FINAL = ("completed", "failed", "cancelled")
 REQUEUABLE = ("failed", "cancelled")
+
+
+class QueueFull(LimitReached):
+    """Of all keys together."""
 
 
 class ClaimLost(Exception):
@@ -65,7 +70,8 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.filter(status=Job.Status.QUEUED)
 
     def in_order(self) -> "JobQuerySet":
-        return self.order_by("created_at", "id")
+        """As they are served: ``turn`` lets keys take turns."""
+        return self.order_by("-priority", "turn", "id")
 
     def rendering(self) -> "JobQuerySet":
         """Held, and not yet rendered."""
@@ -86,10 +92,32 @@ class JobQuerySet(models.QuerySet["Job"]):
             lease_until=None,
         )
 
+    def check_limits(self, key: ApiKey | None) -> None:
+        """Raises LimitReached if one job more of this key would be too many."""
+        waiting = self.queued().count()
+        if waiting >= settings.MAX_WAITING:
+            raise QueueFull(f"The queue is full: {waiting} jobs are waiting.", wait=60)
+        if key:
+            key.check_limits(self.queued().filter(key=key).count())
+
+    def next_turn(self, key: ApiKey | None) -> int:
+        """The turn now served, or the one after the key's last: so a key with one job waits for one job of
+        each other key, not for all of them."""
+        served = self.filter(attempt__gt=0).aggregate(turn=Max("turn"))["turn"] or 0
+        own = self.filter(key=key).aggregate(turn=Max("turn"))["turn"] or 0
+        return max(served, own + 1)
+
     def submit(self, job: "Job") -> "Job":
-        """Accepts a job: its row and the wake-up commit together. Raises IntegrityError if its idempotency
-        key was used already; a request with the same key that is still under way is waited for."""
+        """Accepts a job: its row and the wake-up commit together. Raises LimitReached, and IntegrityError
+        if its idempotency key was used already; a request with the same one under way is waited for."""
         with transaction.atomic():
+            if job.key_id:  # locked, so that parallel requests are counted one by one
+                job.key = ApiKey.objects.select_for_update().get(pk=job.key_id)
+                job.priority = job.key.priority
+            self.check_limits(job.key)
+            if job.key:
+                job.key.count_one()
+            job.turn = self.next_turn(job.key)
             job.preset = settings.WORKFLOW_PRESET
             job.seed = secrets.randbelow(2**48)
             job.save(force_insert=True)
@@ -99,11 +127,14 @@ class JobQuerySet(models.QuerySet["Job"]):
             wake(RENDER)
         return job
 
-    def submitted_with(self, key: str) -> "Job | None":
-        """The job that this idempotency key belongs to; one older than IDEMPOTENCY_HOURS is freed."""
-        old = Now() - seconds(3600 * settings.IDEMPOTENCY_HOURS)
-        self.filter(idempotency_key=key, created_at__lt=old).update(idempotency_key=None)
-        return self.filter(idempotency_key=key).first()
+    def submitted_with(self, idempotency_key: str, key: ApiKey | None) -> "Job | None":
+        """The job of this API key that the idempotency key belongs to; one older than IDEMPOTENCY_HOURS is
+        freed."""
+        jobs = self.filter(idempotency_key=idempotency_key, key=key)
+        jobs.filter(created_at__lt=Now() - seconds(3600 * settings.IDEMPOTENCY_HOURS)).update(
+            idempotency_key=None
+        )
+        return jobs.first()
 
     def claim_render(self, engine: Engine, *, images: bool = True, suspects: bool = True) -> "Job | None":
         """The next job for this engine, held by its worker; None if there is none or the engine is not ours.
@@ -224,7 +255,10 @@ class Job(models.Model):
     seed = models.BigIntegerField()
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     first_position = models.PositiveIntegerField(default=0)
-    idempotency_key = models.CharField(max_length=255, null=True, blank=True, unique=True)
+    key = models.ForeignKey(ApiKey, null=True, blank=True, on_delete=models.PROTECT, verbose_name="API key")
+    priority = models.SmallIntegerField(db_default=0)
+    turn = models.BigIntegerField(db_default=0)
+    idempotency_key = models.CharField(max_length=255, null=True, blank=True)
     request_sha256 = models.CharField(max_length=64, blank=True, default="")
 
     # Where it stands
@@ -272,7 +306,10 @@ class Job(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(fields=["created_at", "id"], name="job_queue", condition=Q(status="queued")),
+            models.Index(fields=["-priority", "turn", "id"], name="job_queue", condition=Q(status="queued")),
+            models.Index(fields=["turn"], name="job_turn_served", condition=Q(attempt__gt=0)),
+            models.Index(fields=["key", "turn"], name="job_turn_of_key"),
+            models.Index(fields=["key", "-created_at", "-id"], name="job_list_by_key"),
             models.Index(
                 fields=["rendered_at", "id"],
                 name="job_to_publish",
@@ -286,6 +323,10 @@ class Job(models.Model):
             models.Index(fields=["status", "-created_at", "-id"], name="job_list_by_status"),
         ]
         constraints = [
+            models.UniqueConstraint(fields=["key", "idempotency_key"], name="idempotency_of_key"),
+            models.UniqueConstraint(
+                fields=["idempotency_key"], condition=Q(key=None), name="idempotency_of_environments_key"
+            ),
             models.CheckConstraint(
                 condition=Q(status__in=["queued", "processing", *FINAL]),
                 name="job_status_known",
@@ -334,7 +375,12 @@ class Job(models.Model):
         if self.status != self.Status.QUEUED:
             return 0
         begun = Q(lease_until__isnull=False) | Q(engine__isnull=False)
-        earlier = Q(created_at__lt=self.created_at) | Q(created_at=self.created_at, pk__lt=self.pk)
+        same = Q(priority=self.priority)
+        earlier = (
+            Q(priority__gt=self.priority)
+            | same & Q(turn__lt=self.turn)
+            | same & Q(turn=self.turn, pk__lt=self.pk)
+        )
         mine = bool(self.lease_until or self.engine_id)
         return Job.objects.queued().filter(begun & earlier if mine else begun | earlier).count()
 

@@ -9,8 +9,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from jobs import serializers, storage
+from jobs.authentication import client
 from jobs.engines import Engine
 from jobs.errors import Conflict, KeyReused, LengthRequired
+from jobs.keys import LimitReached
 from jobs.models import Job
 
 
@@ -20,23 +22,26 @@ class GenerateView(APIView):
     def post(self, request: Request) -> Response:
         if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
             raise LengthRequired  # it would look like an empty body
-        key, sha256 = serializers.idempotency_key(request), serializers.fingerprint(dict(request.data))
-        if key and (earlier := Job.objects.submitted_with(key)):
+        once, sha256 = serializers.idempotency_key(request), serializers.fingerprint(dict(request.data))
+        key = client(request).key
+        if once and (earlier := Job.objects.submitted_with(once, key)):
             return self._replay(earlier, sha256)
+        Job.objects.check_limits(key)  # again in submit(), exactly: this one saves the image's way
         body = serializers.GenerateRequest(data=request.data)
         body.is_valid(raise_exception=True)
         prompt, image = body.validated_data["prompt"], body.validated_data["image"]
         kind = Job.Kind.IMAGE_TO_VIDEO if image else Job.Kind.TEXT_TO_VIDEO
-        job = Job(kind=kind, prompt=prompt, idempotency_key=key, request_sha256=sha256)
+        job = Job(kind=kind, prompt=prompt, key=key, idempotency_key=once, request_sha256=sha256)
         if image:
             storage.put_input(job.input_key, image)  # before the row: an accepted job has its image
         try:
             job = Job.objects.submit(job)
-        except IntegrityError:
-            if not key or not (earlier := Job.objects.submitted_with(key)):
-                raise
+        except (IntegrityError, LimitReached) as error:
             if image:
                 storage.delete([job.input_key])
+            earlier = Job.objects.submitted_with(once, key) if once else None
+            if earlier is None or isinstance(error, LimitReached):
+                raise
             return self._replay(earlier, sha256)
         return Response(serializers.submitted(job))
 
@@ -51,21 +56,21 @@ class StatusView(APIView):
     """GET /status/{job_id}: the four fields of the reference."""
 
     def get(self, request: Request, job_id: str) -> Response:
-        return Response(serializers.status(find(job_id)))
+        return Response(serializers.status(find(request, job_id)))
 
 
 class JobView(APIView):
     """GET /jobs/{job_id}: everything there is to tell about a job."""
 
     def get(self, request: Request, job_id: str) -> Response:
-        return Response(serializers.everything(find(job_id)))
+        return Response(serializers.everything(find(request, job_id)))
 
 
 class CancelView(APIView):
     """POST /jobs/{job_id}/cancel: ends a job that is not finished."""
 
     def post(self, request: Request, job_id: str) -> Response:
-        job = find(job_id)
+        job = find(request, job_id)
         if not Job.objects.filter(pk=job.pk).cancel():
             job.refresh_from_db()
             raise Conflict(f"The job is finished ({job.status}) and cannot be cancelled.")
@@ -79,7 +84,7 @@ class JobsView(APIView):
     def get(self, request: Request) -> Response:
         query = serializers.JobsQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
-        jobs = Job.objects.order_by("-created_at", "-id")
+        jobs = client(request).jobs.order_by("-created_at", "-id")
         if "status" in query.validated_data:
             jobs = jobs.filter(status__in=serializers.SHOWN_AS[query.validated_data["status"]])
         return Response([serializers.listed(job) for job in jobs[: query.validated_data["limit"]]])
@@ -113,9 +118,10 @@ class HealthView(APIView):
             connection.close_if_unusable_or_obsolete()
 
 
-def find(text: str) -> Job:
+def find(request: Request, text: str) -> Job:
+    """The job with this id; another key's is as unknown as none."""
     job_id = serializers.job_id(text)
-    job = Job.objects.filter(pk=job_id).first() if job_id else None
+    job = client(request).jobs.filter(pk=job_id).first() if job_id else None
     if job is None:
         raise NotFound("There is no job with this id.")
     return job

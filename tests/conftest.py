@@ -1,6 +1,7 @@
 """Fixtures that several files share."""
 
 import io
+import itertools
 import threading
 import time
 import uuid
@@ -23,6 +24,7 @@ from jobs.render import render
 from jobs.worker import WORKER, stopping
 from tests import parts
 
+turns = itertools.count(1)
 COMFYUI = parts.FOLDER / "comfyui"  # the simulator's folders
 
 
@@ -153,7 +155,14 @@ def make_job(**fields: Any) -> Job:
         fields = {"progress": 100, "attempt": 1} | video | fields
     if status in ("failed", "cancelled"):
         fields = {"error": "It failed."} | fields
-    defaults = {"id": uuid.uuid4(), "kind": "text-to-video", "prompt": "A cat", "preset": "fast", "seed": 1}
+    defaults = {
+        "id": uuid.uuid4(),
+        "turn": next(turns),
+        "kind": "text-to-video",
+        "prompt": "A cat",
+        "preset": "fast",
+        "seed": 1,
+    }
     job = Job.objects.create(**(defaults | fields))
     job.refresh_from_db()
     return job

@@ -69,7 +69,7 @@ def test_a_database_that_is_away_is_a_503(api, monkeypatch):
     def away(**_):
         raise OperationalError("connection refused on 10.0.0.1")
 
-    monkeypatch.setattr(Job.objects, "filter", away)
+    monkeypatch.setattr(Job.objects, "all", away)
 
     answer = api.get(f"/status/{make_job().pk}")
 

@@ -95,6 +95,10 @@ try:
     IDEMPOTENCY_HOURS = above("IDEMPOTENCY_HOURS", 1, 24)
     VIDEO_URL_TTL = above("VIDEO_URL_TTL", 1, 3600)
 
+    MAX_WAITING = above("MAX_WAITING", 1, 10_000)
+    KEY_MAX_QUEUED = above("KEY_MAX_QUEUED", 0, 100)
+    KEY_MAX_PER_DAY = above("KEY_MAX_PER_DAY", 0, 1000)
+
     IMAGE_URL_ALLOW: list[str] = env.list("IMAGE_URL_ALLOW", [])
     IMAGE_URL_TIMEOUT = above("IMAGE_URL_TIMEOUT", 1, 20)
     IMAGE_MAX_BYTES = above("IMAGE_MAX_BYTES", 1, 20 * 1024 * 1024)

@@ -224,7 +224,7 @@ def test_500_jobs_with_a_fault_every_ten_seconds(fresh, figure):
     figure(
         f"500 jobs with a random fault every 10 s ({len(saboteur.struck)} faults)",
         f"{len(rows)} rows, all final, {len(failed)} failed, {len(wrong)} wrong, {prompts} prompts; {left} "
-        f"objects without owner after the purge ({purged}); web processes from {sizes[0]} to {sizes[-1]} MiB",
+        f"objects without owner after the purge ({purged}); web processes, every 50 jobs: {sizes} MiB",
     )
     assert len({*jobs}) == len(rows) == 500
     assert {row["status"] for row in rows} <= set(FINAL)
