@@ -22,6 +22,7 @@ from requests_hardened.ip_filter_adapter import IPFilterAdapter
 from jobs.images import BadImage
 
 MAX_REDIRECTS = 3
+AT_ONCE = 4  # fetches of one web process: each holds a thread, and there are 16
 CHUNK = 1 << 16
 PORTS = (None, 80, 443)
 SESSION = Config(
@@ -43,11 +44,27 @@ SENTENCES: dict[type[Exception], str] = {  # for the client; the first whose err
 }
 
 
+_slots = threading.BoundedSemaphore(AT_ONCE)
+
+
+class Busy(Exception):
+    """Too many images are being fetched."""
+
+
 def fetch(url: str) -> bytes:
     """The body behind ``url``: at most IMAGE_MAX_BYTES, within IMAGE_URL_TIMEOUT seconds in all.
 
-    Raises BadImage with a sentence that helps the client.
+    Raises BadImage with a sentence that helps the client; Busy at once rather than to wait for a slot.
     """
+    if not _slots.acquire(blocking=False):
+        raise Busy
+    try:
+        return _fetch(url)
+    finally:
+        _slots.release()
+
+
+def _fetch(url: str) -> bytes:
     with Deadline(settings.IMAGE_URL_TIMEOUT) as deadline, _session(deadline) as session:
         late = BadImage(f"The image's server took longer than {settings.IMAGE_URL_TIMEOUT} seconds.")
         try:
@@ -140,17 +157,42 @@ class _PublicAdapter(_WatchedAdapter, IPFilterAdapter):
         parts = urlsplit(request.url or "")
         if parts.username is not None:
             raise BadImage("The URL must not hold a user name or password.")
-        if parts.port not in PORTS:
+        if parts.port not in (*PORTS, *(port for _, port in settings.IMAGE_URL_NETWORKS)):
             raise BadImage("Images are fetched from ports 80 and 443 only.")
         return super().send(request, *args, **options)
 
     def build_connection_pool_key_attributes(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """Here requests-hardened looks at the name's first address, and puts it in the place of the name."""
-        for address in _addresses(urlsplit(request.url).hostname):
+        parts = urlsplit(request.url)
+        addresses = _addresses(parts.hostname)
+        if all(_is_private_store(address, parts) for address in addresses):
+            return self._pinned(addresses[0], parts, request, *args, **kwargs)
+        if parts.port not in PORTS:
+            raise InvalidIPAddress(parts.hostname)
+        for address in addresses:
             _check(address)
         host, pool = super().build_connection_pool_key_attributes(request, *args, **kwargs)
         _check(host["host"].strip("[]"))  # it was resolved anew
         return host, pool
+
+    def _pinned(self, address: str, parts: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        """The same for an address in one of the operator's networks, which requests-hardened would refuse."""
+        host: Any
+        pool: Any
+        host, pool = HTTPAdapter.build_connection_pool_key_attributes(self, request, *args, **kwargs)
+        request.headers["Host"] = parts.netloc
+        if parts.scheme == "https":
+            pool |= {"assert_hostname": parts.hostname, "server_hostname": parts.hostname}
+        host["host"] = f"[{address}]" if ":" in address else address
+        return host, pool
+
+
+def _is_private_store(address: str, parts: Any) -> bool:
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return any(
+        ipaddress.ip_address(address) in network and port == theirs
+        for network, theirs in settings.IMAGE_URL_NETWORKS
+    )
 
 
 def _addresses(name: str | None) -> list[str]:

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from comfy.workflow import HEIGHT, WIDTH
 
 MAX_PIXELS = 40_000_000
+SIDES = range(16, 16_384 + 1)  # pixels
 FORMATS = ("PNG", "JPEG", "WEBP")
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {  # by its value
@@ -53,6 +54,8 @@ def normalise(data: bytes) -> bytes:
     with _one_at_a_time:
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width not in SIDES or image.height not in SIDES:
+                    raise BadImage(f"Each side must have {SIDES[0]} to {SIDES[-1]:,} pixels.")
                 if image.width * image.height > MAX_PIXELS:
                     raise BadImage(f"The image has more than {MAX_PIXELS // 1_000_000} megapixels.")
                 shrunk = _shrunk(image)

@@ -6,14 +6,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_network
 from urllib.parse import unquote
 
 import pytest
 
-from jobs.fetch import fetch
+from jobs.fetch import AT_ONCE, fetch
 from jobs.images import BadImage
 from jobs.models import Job
-from tests.conftest import picture
+from tests.conftest import eventually, picture
 
 NOT_PUBLIC = "The address is not public; images are fetched from public servers only."
 
@@ -243,6 +244,42 @@ def full_server() -> Iterator[str]:
             connection.setblocking(False)
             connection.connect_ex(listener.getsockname())
         yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_only_so_many_are_fetched_at_once_and_the_rest_are_told_quickly(api, own, db, settings):
+    settings.IMAGE_URL_TIMEOUT = 2
+    own.connections = 0
+    body = {"prompt": "A cat", "image_url": f"{own.url}/silence"}
+    threads = [threading.Thread(target=refused, args=(body["image_url"],)) for _ in range(AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: own.connections == AT_ONCE)
+
+    answer = api.post("/generate", body, content_type="application/json")
+
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    for thread in threads:
+        thread.join()
+    assert fetch(f"{own.url}/image/") == picture()  # the slots are free again
+
+
+class TestPrivateNetworks:
+    @pytest.fixture
+    def network(self, settings, server):
+        settings.IMAGE_URL_NETWORKS = [(ip_network("127.0.0.0/8"), server.server_port)]
+        return server
+
+    def test_an_address_in_one_is_fetched_from(self, network):
+        assert fetch(f"{network.url}/image/") == picture()
+        assert fetch(f"http://localhost:{network.server_port}/image/") == picture()
+
+    def test_another_port_or_network_is_not(self, network):
+        assert "ports 80 and 443" in refused(f"http://127.0.0.1:{network.server_port - 1}/image")
+        assert refused(f"http://[::1]:{network.server_port}/image") == NOT_PUBLIC
+        assert network.connections == 0
+
+    def test_a_redirect_out_of_it_is_not_followed(self, network):
+        assert refused(f"{network.url}/to/http://[::1]:{network.server_port}/image") == NOT_PUBLIC
 
 
 class TestForeignAddresses:

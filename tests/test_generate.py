@@ -1,6 +1,7 @@
 """POST /generate."""
 
 import base64
+import gzip
 import io
 import json
 
@@ -96,6 +97,9 @@ def test_it_refuses_a_missing_prompt(api):
         b'{"prompt": "\xff"}',
         b"[" * 100_000,
         b'{"a":' * 50_000,
+        b'{"prompt": "A cat", "prompt": "A dog"}',
+        b'{"prompt": "A cat", "n": ' + b"9" * 5000 + b"}",
+        '{"prompt": "A cat"}'.encode("utf-16"),
     ],
 )
 def test_it_refuses_a_body_that_is_no_json_object(api, body):
@@ -107,6 +111,15 @@ def test_it_refuses_other_content_types(api):
 
     assert answer.status_code == 415
     assert "detail" in answer.json()
+
+
+def test_it_refuses_a_compressed_body(api):
+    body, headers = gzip.compress(b'{"prompt": "A cat"}'), {"Content-Encoding": "gzip"}
+
+    answer = api.post("/generate", body, content_type="application/json", headers=headers)
+
+    assert answer.status_code == 415
+    assert "Content-Encoding" in answer.json()["detail"]
 
 
 def test_it_refuses_a_body_that_is_too_large(api, settings):
@@ -153,8 +166,10 @@ class TestImage:
             (picture(400, 400, "JPEG")[:-200], "damaged or incomplete"),
             (picture(400, 400)[:-100], "damaged or incomplete"),
             (picture(8000, 5001, mode="1"), "40 megapixels"),
+            (picture(16, 15), "Each side must have 16 to 16,384 pixels."),
+            (picture(16_385, 16, mode="1"), "Each side"),
         ],
-        ids=["text", "gif", "cut jpeg", "cut png", "bomb"],
+        ids=["text", "gif", "cut jpeg", "cut png", "bomb", "small", "long"],
     )
     def test_it_refuses_what_is_no_whole_image(self, api, data, reason):
         answer = refused(api, {"prompt": "A cat", "image_base64": base64.b64encode(data).decode()})

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import warnings
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,6 +47,20 @@ def above(name: str, least: int, default: int) -> int:
     if value < least:
         raise ImproperlyConfigured(f"{name} must be at least {least}, not {value}.")
     return value
+
+
+def image_stores(entries: list[str]) -> tuple[list[str], list[tuple[Any, int]]]:
+    """``host:port`` as they are, and ``network:port`` as pairs."""
+    hosts, networks = [], []
+    for entry in entries:
+        host, _, port = entry.rpartition(":")
+        if not host or not port.isdigit():
+            raise ImproperlyConfigured(f"IMAGE_URL_ALLOW takes host:port,network/bits:port, not {entry!r}.")
+        if "/" in host:
+            networks.append((ip_network(host.strip("[]")), int(port)))
+        else:
+            hosts.append(entry)
+    return hosts, networks
 
 
 def database() -> dict[str, Any]:
@@ -99,7 +114,7 @@ try:
     KEY_MAX_QUEUED = above("KEY_MAX_QUEUED", 0, 100)
     KEY_MAX_PER_DAY = above("KEY_MAX_PER_DAY", 0, 1000)
 
-    IMAGE_URL_ALLOW: list[str] = env.list("IMAGE_URL_ALLOW", [])
+    IMAGE_URL_ALLOW, IMAGE_URL_NETWORKS = image_stores(env.list("IMAGE_URL_ALLOW", []))
     IMAGE_URL_TIMEOUT = above("IMAGE_URL_TIMEOUT", 1, 20)
     IMAGE_MAX_BYTES = above("IMAGE_MAX_BYTES", 1, 20 * 1024 * 1024)
     LOG_LEVEL = env.str("LOG_LEVEL", "INFO").upper()
@@ -114,9 +129,6 @@ if LOG_LEVEL not in LOG_LEVELS:
     raise ImproperlyConfigured(f"LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}, not {LOG_LEVEL!r}.")
 if VIDEO_URL_TTL > 7 * 24 * 3600:
     raise ImproperlyConfigured("VIDEO_URL_TTL must be at most 604800: S3 signs links for seven days at most.")
-for host in IMAGE_URL_ALLOW:
-    if not host.rpartition(":")[2].isdigit() or not host.rpartition(":")[0]:
-        raise ImproperlyConfigured(f"IMAGE_URL_ALLOW takes host:port,host:port, not {host!r}.")
 
 
 def engine_name() -> str:

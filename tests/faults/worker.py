@@ -90,7 +90,7 @@ class Failpoints:
             result = wrapped(*args, **options)
             point = after(result, *args) if callable(after) else after
             if point:
-                self.reached(point, job)
+                self.reached(point, job if result is None else result)
             return result
 
         setattr(owner, name, wrapper)
