@@ -319,6 +319,7 @@ class Job(models.Model):
                 fields=["engine"], name="job_begun", condition=Q(status="queued", engine__isnull=False)
             ),
             models.Index(fields=["lease_until"], name="job_leases", condition=Q(lease_until__isnull=False)),
+            models.Index(fields=["finished_at"], name="job_finished", condition=Q(finished_at__isnull=False)),
             models.Index(fields=["-created_at", "-id"], name="job_list"),
             models.Index(fields=["status", "-created_at", "-id"], name="job_list_by_status"),
         ]

@@ -60,10 +60,17 @@ class StatusView(APIView):
 
 
 class JobView(APIView):
-    """GET /jobs/{job_id}: everything there is to tell about a job."""
+    """GET /jobs/{job_id}: everything there is to tell about it. DELETE: removes a finished job for good."""
 
     def get(self, request: Request, job_id: str) -> Response:
         return Response(serializers.everything(find(request, job_id)))
+
+    def delete(self, request: Request, job_id: str) -> Response:
+        job = find(request, job_id)
+        if not job.purge():
+            job = find(request, job_id)  # it may have been deleted meanwhile
+            raise Conflict(f"The job is {job.status}; cancel it before you delete it.")
+        return Response(status=204)
 
 
 class CancelView(APIView):

@@ -75,6 +75,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
+            index=models.Index(condition=models.Q(('finished_at__isnull', False)), fields=['finished_at'], name='job_finished'),
+        ),
+        migrations.AddIndex(
+            model_name='job',
             index=models.Index(fields=['key', 'turn'], name='job_turn_of_key'),
         ),
         migrations.AddIndex(

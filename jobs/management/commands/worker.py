@@ -26,10 +26,11 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import DatabaseError, InterfaceError, connection
 from django_q.models import OrmQ
+from django_q.tasks import async_task
 
 from comfy import workflow
 from comfy.client import Comfy, Unreachable
-from jobs import worker
+from jobs import retention, worker
 from jobs.engines import Engine
 from jobs.models import PUBLISH, RENDER, Job, wake_if_idle
 
@@ -128,6 +129,7 @@ def leave(q2: Any) -> None:
 
 
 def run_tick(cluster: str, stop: threading.Event, watch: "EngineWatch | None") -> None:
+    purge_at = 0.0
     while not stop.is_set():
         try:
             if watch:
@@ -135,6 +137,9 @@ def run_tick(cluster: str, stop: threading.Event, watch: "EngineWatch | None") -
             Job.objects.return_expired()
             if work_waits(watch):
                 wake_if_idle(cluster)
+            if cluster == PUBLISH and settings.RETENTION_DAYS and time.monotonic() >= purge_at:
+                async_task("jobs.retention.purge_old", cluster=PUBLISH)
+                purge_at = time.monotonic() + retention.PAUSE
         except (DatabaseError, InterfaceError) as error:
             logger.warning("tick: %s", error)
             connection.close()

@@ -1,0 +1,32 @@
+"""The retention task: finished jobs older than RETENTION_DAYS are removed for good."""
+
+import logging
+
+from django.conf import settings
+from django.db.models.functions import Now
+
+from jobs.engines import seconds
+from jobs.models import FINAL, Job
+from jobs.storage import StorageError
+from jobs.worker import DATABASE_AWAY, stopping
+
+logger = logging.getLogger(__name__)
+
+PAUSE = 3600.0  # seconds between two runs
+DAY = 86400
+
+
+def purge_old() -> None:
+    """Removes them one by one, oldest first; what fails now is old in the next run, too."""
+    end = Now() - seconds(settings.RETENTION_DAYS * DAY)
+    old = Job.objects.filter(status__in=FINAL, finished_at__lt=end).order_by("finished_at")
+    count = 0
+    try:
+        for job in old.iterator():
+            if stopping.is_set():
+                break
+            count += bool(job.purge())
+    except (StorageError, *DATABASE_AWAY) as error:
+        logger.warning("retention: broke off, to be tried again: %s", error)
+    if count:
+        logger.info("retention: %s jobs older than %s days removed", count, settings.RETENTION_DAYS)
