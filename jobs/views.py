@@ -1,8 +1,10 @@
 """The API. Each view: authenticate (by default), validate, act, answer."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from django.db import DatabaseError, IntegrityError, InterfaceError, connection
+from django.utils.cache import patch_cache_control
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -16,7 +18,16 @@ from jobs.keys import LimitReached
 from jobs.models import Job
 
 
-class GenerateView(APIView):
+class View(APIView):
+    """Its answers hold prompts and signed links: nobody between us and the client may keep them."""
+
+    def finalize_response(self, *args: Any, **options: Any) -> Response:
+        response = super().finalize_response(*args, **options)
+        patch_cache_control(response, no_store=True)
+        return response
+
+
+class GenerateView(View):
     """POST /generate: accepts a job, once for each Idempotency-Key."""
 
     def post(self, request: Request) -> Response:
@@ -52,14 +63,14 @@ class GenerateView(APIView):
         return Response(serializers.submitted(earlier))
 
 
-class StatusView(APIView):
+class StatusView(View):
     """GET /status/{job_id}: the four fields of the reference."""
 
     def get(self, request: Request, job_id: str) -> Response:
         return Response(serializers.status(find(request, job_id)))
 
 
-class JobView(APIView):
+class JobView(View):
     """GET /jobs/{job_id}: everything there is to tell about it. DELETE: removes a finished job for good."""
 
     def get(self, request: Request, job_id: str) -> Response:
@@ -73,7 +84,7 @@ class JobView(APIView):
         return Response(status=204)
 
 
-class CancelView(APIView):
+class CancelView(View):
     """POST /jobs/{job_id}/cancel: ends a job that is not finished."""
 
     def post(self, request: Request, job_id: str) -> Response:
@@ -85,7 +96,7 @@ class CancelView(APIView):
         return Response(serializers.everything(job))
 
 
-class JobsView(APIView):
+class JobsView(View):
     """GET /jobs: newest first."""
 
     def get(self, request: Request) -> Response:
@@ -97,7 +108,7 @@ class JobsView(APIView):
         return Response([serializers.listed(job) for job in jobs[: query.validated_data["limit"]]])
 
 
-class HealthView(APIView):
+class HealthView(View):
     """GET /health: no key, and an answer even when Postgres hangs."""
 
     authentication_classes = ()

@@ -8,11 +8,13 @@ import os
 import socket
 import sys
 import warnings
+from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from corsheaders.defaults import default_headers
 from django.core.exceptions import ImproperlyConfigured
 from dotenv import load_dotenv
 from environs import EnvError, FileAwareEnv
@@ -89,6 +91,8 @@ try:
     )
     ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
     CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
+    CORS_ALLOWED_ORIGINS: list[str] = env.list("CORS_ALLOWED_ORIGINS", [])
+    BEHIND_TLS_PROXY = env.bool("BEHIND_TLS_PROXY", False)
     DATABASES = {"default": database()}
     DATABASE_TIMEOUT = above("DATABASE_TIMEOUT", 1, 15)
 
@@ -161,10 +165,15 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "rest_framework",
     "django_q",
+    "axes",
+    "corsheaders",
+    "csp",
     "jobs",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "corsheaders.middleware.CorsMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -172,8 +181,50 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 WHITENOISE_USE_FINDERS = True  # the admin's files come straight from the packages, no collectstatic
+
+# Security (SECURITY.md)
+
+if BEHIND_TLS_PROXY:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")  # which the proxy must set, and overwrite
+    SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SECURE_REDIRECT_EXEMPT = [r"^health"]  # asked from within, without the proxy
+    SECURE_HSTS_SECONDS = 365 * 24 * 3600
+# HSTS for other names below this domain, and for the browsers' own list, is not ours to decide.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+SESSION_COOKIE_NAME = "wanapi_session"
+CSRF_COOKIE_NAME = "wanapi_csrf"
+SESSION_COOKIE_AGE = 12 * 3600
+
+_s3 = urlsplit(S3_PUBLIC_ENDPOINT_URL or "")
+_s3_origin = f"{_s3.scheme}://{_s3.netloc}" if S3_PUBLIC_ENDPOINT_URL else "https://*.amazonaws.com"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'none'"],
+        **{f"{kind}-src": ["'self'"] for kind in ("script", "style", "font", "connect")},
+        "form-action": ["'self'"],
+        "img-src": ["'self'", "data:", _s3_origin],
+        "media-src": [_s3_origin],
+        "frame-ancestors": ["'none'"],
+        "base-uri": ["'none'"],
+    }
+}
+CORS_ALLOW_HEADERS = (*default_headers, "x-api-key", "idempotency-key")
+CORS_EXPOSE_HEADERS = ("retry-after",)
+CORS_URLS_REGEX = r"^/(?!admin/)"
+
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
+AXES_FAILURE_LIMIT = 5
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+AXES_DISABLE_ACCESS_LOG = True
+
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

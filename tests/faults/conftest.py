@@ -19,7 +19,7 @@ def service() -> Iterator[Service]:
     yield from running("faults", **SHORT_LEASES)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def default_service() -> Iterator[Service]:
     """With the leases that a user gets, and renders that take some seconds."""
     yield from running("defaults", SIMULATOR_SECONDS_PER_STEP="2")

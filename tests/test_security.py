@@ -1,0 +1,100 @@
+"""What faces the internet: headers, cookies, the admin's login, other origins."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from django.contrib.auth import get_user_model
+
+from local.parts import ROOT
+from tests.conftest import make_job
+
+pytestmark = pytest.mark.django_db
+
+
+def test_answers_are_kept_by_nobody_and_run_nothing(api):
+    answer = api.get(f"/jobs/{make_job().pk}")
+
+    assert answer["Cache-Control"] == "no-store"
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert answer["X-Frame-Options"] == "DENY"
+    assert answer["Referrer-Policy"] == "same-origin"
+    assert "default-src 'none'" in answer["Content-Security-Policy"]
+
+
+def test_the_admins_policy_lets_videos_come_from_s3_and_no_script_from_elsewhere(admin_client, settings):
+    policy = admin_client.get("/admin/")["Content-Security-Policy"]
+
+    assert f"media-src {settings.S3_PUBLIC_ENDPOINT_URL}" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+
+
+def test_the_admins_login_is_locked_after_five_wrong_passwords(client):
+    get_user_model().objects.create_superuser("chief", password="right")
+
+    def login(password):
+        return client.post("/admin/login/", {"username": "chief", "password": password})
+
+    codes = [login("wrong").status_code for _ in range(5)]
+
+    assert codes == [200, 200, 200, 200, 429]
+    assert login("right").status_code == 429
+
+
+class TestOtherOrigins:
+    def preflight(self, client, origin, path="/generate"):
+        return client.options(
+            path,
+            headers={
+                "Origin": origin,
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "x-api-key, idempotency-key, content-type",
+            },
+        )
+
+    def test_none_may_call_unless_it_is_named(self, client, settings):
+        assert "Access-Control-Allow-Origin" not in self.preflight(client, "https://shop.example")
+
+        settings.CORS_ALLOWED_ORIGINS = ["https://shop.example"]
+
+        answer = self.preflight(client, "https://shop.example")
+        assert answer["Access-Control-Allow-Origin"] == "https://shop.example"
+        assert "idempotency-key" in answer["Access-Control-Allow-Headers"]
+        assert "Access-Control-Allow-Origin" not in self.preflight(client, "https://evil.example")
+
+    def test_the_admin_is_closed_to_all(self, client, settings):
+        settings.CORS_ALLOWED_ORIGINS = ["https://shop.example"]
+
+        answer = self.preflight(client, "https://shop.example", "/admin/login/")
+
+        assert "Access-Control-Allow-Origin" not in answer
+
+
+def test_the_production_settings_pass_djangos_own_check():
+    """And the settings of this machine alone do not claim TLS."""
+    env = os.environ | {"BEHIND_TLS_PROXY": "true", "SECRET_KEY": os.urandom(32).hex()}
+
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "API_KEY"])
+def test_secrets_have_no_default(name):
+    env = {variable: value for variable, value in os.environ.items() if variable != name}
+
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check"], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"wanapi: {name} is not set")
+    assert "Traceback" not in done.stderr
