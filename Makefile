@@ -1,7 +1,8 @@
 # The whole developer's manual. Each target does its own set-up, once.
 PY := .venv/bin/python
+PIP_AUDIT := 2.10.1
 
-.PHONY: demo serve test test-faults test-comfyui bench lint
+.PHONY: demo serve test test-faults test-comfyui bench lint lock audit
 
 demo: .venv/ready  ## one text-to-video and one image-to-video job through everything; leaves two MP4s in demo/
 	@exec $(PY) -m local.demo
@@ -26,6 +27,15 @@ lint: .venv/ready  ## format, style, types
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@env API_KEY=- SECRET_KEY=- S3_BUCKET=- DATABASE_URL=postgresql://- $(PY) -m mypy  # its Django plugin loads the settings
+
+lock: .venv/ready  ## pins everything with its hashes, after a change of a requirements*.in
+	@for name in requirements requirements-dev local/requirements-s3; do \
+		.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+			--custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; \
+	done
+
+audit: .venv/ready  ## known weaknesses of what is installed; not part of CI, since it turns red by itself
+	@.venv/bin/uv tool run pip-audit==$(PIP_AUDIT) --disable-pip --require-hashes -r requirements.txt
 
 .venv/ready: requirements.txt requirements-dev.txt local/requirements-s3.txt local/setup.sh
 	@sh local/setup.sh

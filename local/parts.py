@@ -81,13 +81,16 @@ def _reachable(folder: Path, package: Path) -> tuple[Path, Path]:
     if all(parent.stat().st_mode & 0o001 for parent in [*package.parents, folder, *folder.parents]):
         return folder, package
     outside = Path("/var/tmp") / f"wanapi-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    outside.mkdir(exist_ok=True)
+    if outside.is_symlink() or outside.stat().st_uid != os.geteuid():
+        sys.exit(
+            f"{outside} belongs to somebody else; remove it, or keep the checkout where all can read it."
+        )
     copy = outside / "site-packages"
     if not copy.exists():
         partial = outside / f"site-packages.{os.getpid()}"
-        for name in (
-            package.name,
-            f"{package.name}.libs",
-        ):  # the binaries look for the second beside the first
+        # The binaries look for their libraries beside them.
+        for name in (package.name, f"{package.name}.libs"):
             if (package.parent / name).exists():
                 shutil.copytree(package.parent / name, partial / name, symlinks=True)
         partial.rename(copy)

@@ -26,7 +26,7 @@ echo "Setting up with $("$python" --version) (once; a minute at most) ..."
     }
 }
 [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python -r requirements-dev.txt
+.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements-dev.txt
 [ -x .venv-s3/bin/python ] || .venv/bin/uv venv --quiet --clear --python .venv/bin/python .venv-s3
-.venv/bin/uv pip install --quiet --compile-bytecode --python .venv-s3/bin/python -r local/requirements-s3.txt
+.venv/bin/uv pip install --quiet --compile-bytecode --python .venv-s3/bin/python --require-hashes -r local/requirements-s3.txt
 touch .venv/ready

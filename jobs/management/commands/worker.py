@@ -214,7 +214,8 @@ class EngineWatch:
         """By the operator's own command, and not before the last one has had its time."""
         if settings.COMFYUI_RESTART_COMMAND and time.monotonic() >= self._restart_at:
             logger.warning("engine %s: %s Restarting it.", engine.name, engine.trouble)
-            command = partial(subprocess.run, settings.COMFYUI_RESTART_COMMAND, shell=True, check=False)
+            # A line for the shell, written by the operator.
+            command = partial(subprocess.run, settings.COMFYUI_RESTART_COMMAND, shell=True, check=False)  # noqa: S604
             threading.Thread(target=command, daemon=True).start()  # the tick must go on
             self._restart_at = time.monotonic() + self.RESTART_PAUSE
 
