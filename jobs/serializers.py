@@ -3,9 +3,10 @@
 import hashlib
 import json
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError
 from rest_framework.request import Request
@@ -15,6 +16,7 @@ from jobs.fetch import fetch
 from jobs.models import Job
 
 MAX_PROMPT = 10_000
+MAX_LISTED = 1000
 
 # The four states of the reference, and the rows that show as each: its clients leave their loops on "failed".
 SHOWN_AS = {
@@ -34,6 +36,9 @@ class StrictCharField(serializers.CharField):
         return super().to_internal_value(data)
 
 
+@extend_schema_field(
+    {"type": "string", "minLength": 1, "maxLength": MAX_PROMPT, "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}
+)
 class PromptField(StrictCharField):
     """1 to MAX_PROMPT characters, not counting white space at its ends, but stored as sent."""
 
@@ -50,13 +55,24 @@ class PromptField(StrictCharField):
 
 
 class GenerateRequest(serializers.Serializer):
-    """The body of POST /generate. ``image`` in the validated data is the PNG for the model, or None."""
+    """The body of POST /generate."""
 
-    prompt = PromptField()
-    image_url = StrictCharField(required=False, allow_null=True, allow_blank=True)
-    image_base64 = StrictCharField(required=False, allow_null=True, allow_blank=True)
+    prompt = PromptField(help_text="Text description of the video to generate")
+    image_url = StrictCharField(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        help_text="URL of a reference image for image-to-video generation: PNG, JPEG or WebP",
+    )
+    image_base64 = StrictCharField(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        help_text="The same as Base64; takes precedence over image_url",
+    )
 
     def validate(self, data: dict[str, Any]) -> dict[str, Any]:
+        """``image``: the PNG for the model, or None."""
         image = None
         if data.get("image_base64"):
             image = self._image("image_base64", images.from_base64, data["image_base64"])
@@ -85,76 +101,130 @@ def fingerprint(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
+@extend_schema_field({"type": "integer", "minimum": 1})
+class LimitField(serializers.Field):
+    def to_representation(self, limit: int) -> int:
+        return limit
+
+    def to_internal_value(self, text: str) -> int:
+        if not (text.isascii() and text.isdigit()):
+            raise serializers.ValidationError("This must be a whole number.")
+        digits = text.lstrip("0")
+        if not digits:
+            raise serializers.ValidationError("The limit must be at least 1.")
+        return min(int(digits[:5]), MAX_LISTED)
+
+
 class JobsQuery(serializers.Serializer):
     """The query of GET /jobs."""
 
-    MAX = 1000
-
-    status = serializers.ChoiceField(choices=list(SHOWN_AS), required=False)
-    limit = serializers.RegexField(
-        r"^[0-9]+$", default="100", error_messages={"invalid": "This must be a whole number."}
+    status = serializers.ChoiceField(choices=list(SHOWN_AS), required=False, help_text="Filter by status")
+    limit = LimitField(
+        default=100, help_text=f"Maximum number of jobs to return; more than {MAX_LISTED} is taken as that"
     )
 
-    def validate_limit(self, digits: str) -> int:
-        limit = int(digits[-4:]) if not digits[:-4].strip("0") else self.MAX
-        if limit < 1:
-            raise serializers.ValidationError("The limit must be at least 1.")
-        return min(limit, self.MAX)
+
+# Answers
 
 
-def timestamp(moment: datetime | None) -> str | None:
+@extend_schema_field({"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"})
+class Timestamp(serializers.DateTimeField):
     """UTC, six digits, no offset: the form of the API reference."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") if moment else None
+
+    def __init__(self, **options: Any):
+        super().__init__(format="%Y-%m-%dT%H:%M:%S.%f", default_timezone=UTC, **options)
 
 
-def video_url(job: Job) -> str | None:
+@extend_schema_field({"type": ["string", "null"], "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"})
+class TimestampOrNull(Timestamp):
+    pass
+
+
+class ShownStatus(serializers.ChoiceField):
+    def __init__(self, **options: Any):
+        super().__init__(choices=list(SHOWN_AS), **options)
+
+    def to_representation(self, status: str) -> str:
+        return next(shown for shown, statuses in SHOWN_AS.items() if status in statuses)
+
+
+@extend_schema_field({"type": ["string", "null"], "format": "uri"})
+class VideoUrl(serializers.Field):
     """Signed anew on every read."""
-    return storage.presign(job.video_key) if job.status == Job.Status.COMPLETED else None
+
+    def __init__(self) -> None:
+        super().__init__(source="*", help_text="Presigned S3 download URL (only when completed)")
+
+    def to_representation(self, job: Job) -> str | None:
+        return storage.presign(job.video_key) if job.status == Job.Status.COMPLETED else None
 
 
-def shown_status(job: Job) -> str:
-    return next(shown for shown, statuses in SHOWN_AS.items() if job.status in statuses)
+@extend_schema_field({"type": ["string", "null"]})
+class ErrorText(serializers.Field):
+    def __init__(self) -> None:
+        super().__init__(help_text="Error message (only when failed)")
+
+    def to_representation(self, text: str) -> str | None:
+        return text or None
 
 
-def submitted(job: Job) -> dict[str, Any]:
-    return {"job_id": str(job.pk), "status": Job.Status.QUEUED, "position": job.first_position}
+class Submitted(serializers.Serializer):
+    """What POST /generate answers; the same again when it is repeated with its Idempotency-Key."""
+
+    job_id = serializers.UUIDField(source="pk", help_text="Unique job identifier")
+    status = serializers.ChoiceField(choices=["queued"], source="Status.QUEUED")  # whatever it is by now
+    position = serializers.IntegerField(
+        source="first_position", min_value=0, help_text="Position in the queue (0 = next to be processed)"
+    )
 
 
-def status(job: Job) -> dict[str, Any]:
-    return {
-        "job_id": str(job.pk),
-        "status": shown_status(job),
-        "video_url": video_url(job),
-        "error": job.error or None,
-    }
+class JobStatus(serializers.Serializer):
+    job_id = serializers.UUIDField(source="pk")
+    status = ShownStatus()
+    video_url = VideoUrl()
+    error = ErrorText()
 
 
-def listed(job: Job) -> dict[str, Any]:
-    return {
-        "job_id": str(job.pk),
-        "status": shown_status(job),
-        "prompt": job.prompt,
-        "video_url": video_url(job),
-        "error": job.error or None,
-        "created_at": timestamp(job.created_at),
-    }
+class ListedJob(serializers.Serializer):
+    job_id = serializers.UUIDField(source="pk")
+    status = ShownStatus()
+    prompt = serializers.CharField(help_text="The original prompt")
+    video_url = VideoUrl()
+    error = ErrorText()
+    created_at = Timestamp()
 
 
-def everything(job: Job) -> dict[str, Any]:
-    return {
-        "job_id": str(job.pk),
-        "status": job.status,
-        "kind": job.kind,
-        "prompt": job.prompt,
-        "position": job.position if job.status == Job.Status.QUEUED else None,
-        "progress": job.progress,
-        "attempt": job.attempt,
-        "created_at": timestamp(job.created_at),
-        "started_at": timestamp(job.started_at),
-        "finished_at": timestamp(job.finished_at),
-        "video_url": video_url(job),
-        "error": job.error or None,
-    }
+class WholeJob(serializers.Serializer):
+    """Everything there is to tell about a job."""
+
+    job_id = serializers.UUIDField(source="pk")
+    status = serializers.ChoiceField(choices=Job.Status.choices)
+    kind = serializers.ChoiceField(choices=Job.Kind.choices)
+    prompt = serializers.CharField()
+    position = serializers.SerializerMethodField()
+    progress = serializers.IntegerField(min_value=0, max_value=100, help_text="Percent of the sampling steps")
+    attempt = serializers.IntegerField(min_value=0, help_text="How often a worker took the job up")
+    created_at = Timestamp()
+    started_at = TimestampOrNull()
+    finished_at = TimestampOrNull()
+    video_url = VideoUrl()
+    error = ErrorText()
+
+    def get_position(self, job: Job) -> int | None:
+        return job.position if job.status == Job.Status.QUEUED else None
+
+
+class Health(serializers.Serializer):
+    status = serializers.ChoiceField(choices=["ok"])
+    model_loaded = serializers.BooleanField(help_text="Whether the model is ready for inference")
+    current_job = serializers.UUIDField(allow_null=True, help_text="The job being processed, if any")
+
+
+class Error(serializers.Serializer):
+    detail = serializers.CharField(help_text="One sentence")
+    errors = serializers.DictField(  # type: ignore[assignment]
+        child=serializers.ListField(child=serializers.CharField()), required=False, help_text="By field"
+    )
 
 
 def job_id(text: str) -> uuid.UUID | None:

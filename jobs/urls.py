@@ -1,6 +1,8 @@
 """The API's addresses. A trailing slash is accepted."""
 
-from django.urls import re_path
+from django.urls import path, re_path
+from django.views.decorators.cache import cache_page
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
 from jobs import views
 
@@ -11,4 +13,6 @@ urlpatterns = [
     re_path(r"^jobs/?$", views.JobsView.as_view()),
     re_path(r"^jobs/(?P<job_id>[^/]+)/?$", views.JobView.as_view()),
     re_path(r"^jobs/(?P<job_id>[^/]+)/cancel/?$", views.CancelView.as_view()),
+    path("openapi.json", cache_page(3600)(SpectacularJSONAPIView.as_view()), name="schema"),
+    re_path(r"^docs/?$", SpectacularSwaggerSplitView.as_view()),
 ]

@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from jobs import serializers, storage
+from jobs import openapi, serializers, storage
 from jobs.authentication import client
 from jobs.engines import Engine
 from jobs.errors import Conflict, KeyReused, LengthRequired
@@ -30,6 +30,7 @@ class View(APIView):
 class GenerateView(View):
     """POST /generate: accepts a job, once for each Idempotency-Key."""
 
+    @openapi.submit
     def post(self, request: Request) -> Response:
         if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
             raise LengthRequired  # it would look like an empty body
@@ -54,28 +55,31 @@ class GenerateView(View):
             if earlier is None or isinstance(error, LimitReached):
                 raise
             return self._replay(earlier, sha256)
-        return Response(serializers.submitted(job))
+        return Response(serializers.Submitted(job).data)
 
     @staticmethod
     def _replay(earlier: Job, sha256: str) -> Response:
         if earlier.request_sha256 != sha256:
             raise KeyReused
-        return Response(serializers.submitted(earlier))
+        return Response(serializers.Submitted(earlier).data)
 
 
 class StatusView(View):
     """GET /status/{job_id}: the four fields of the reference."""
 
+    @openapi.status
     def get(self, request: Request, job_id: str) -> Response:
-        return Response(serializers.status(find(request, job_id)))
+        return Response(serializers.JobStatus(find(request, job_id)).data)
 
 
 class JobView(View):
     """GET /jobs/{job_id}: everything there is to tell about it. DELETE: removes a finished job for good."""
 
+    @openapi.job
     def get(self, request: Request, job_id: str) -> Response:
-        return Response(serializers.everything(find(request, job_id)))
+        return Response(serializers.WholeJob(find(request, job_id)).data)
 
+    @openapi.delete
     def delete(self, request: Request, job_id: str) -> Response:
         job = find(request, job_id)
         if not job.purge():
@@ -87,25 +91,28 @@ class JobView(View):
 class CancelView(View):
     """POST /jobs/{job_id}/cancel: ends a job that is not finished."""
 
+    @openapi.cancel
     def post(self, request: Request, job_id: str) -> Response:
         job = find(request, job_id)
         if not Job.objects.filter(pk=job.pk).cancel():
             job.refresh_from_db()
             raise Conflict(f"The job is finished ({job.status}) and cannot be cancelled.")
         job.refresh_from_db()
-        return Response(serializers.everything(job))
+        return Response(serializers.WholeJob(job).data)
 
 
 class JobsView(View):
     """GET /jobs: newest first."""
 
+    @openapi.list_jobs
     def get(self, request: Request) -> Response:
         query = serializers.JobsQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
         jobs = client(request).jobs.order_by("-created_at", "-id")
         if "status" in query.validated_data:
             jobs = jobs.filter(status__in=serializers.SHOWN_AS[query.validated_data["status"]])
-        return Response([serializers.listed(job) for job in jobs[: query.validated_data["limit"]]])
+        jobs = jobs[: query.validated_data["limit"]]
+        return Response(serializers.ListedJob(jobs, many=True).data)
 
 
 class HealthView(View):
@@ -118,6 +125,7 @@ class HealthView(View):
     # A database that hangs holds its thread until it comes back, so these are threads of their own.
     _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="health")
 
+    @openapi.health
     def get(self, request: Request) -> Response:
         looking = self._threads.submit(self._look)
         try:
