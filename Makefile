@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 PIP_AUDIT := 2.10.1
 
-.PHONY: demo serve test test-faults test-comfyui bench lint lock audit
+.PHONY: demo serve test test-faults fuzz test-comfyui bench lint lock audit
 
 demo: .venv/ready  ## one text-to-video and one image-to-video job through everything; leaves two MP4s in demo/
 	@exec $(PY) -m local.demo
@@ -14,7 +14,10 @@ test: .venv/ready  ## all tests, on a Postgres, an S3 and a simulator of their o
 	@exec $(PY) -m pytest $(ARGS)
 
 test-faults: .venv/ready  ## every fault at full count, and the table of docs/reliability.md; takes about two hours
-	@FAULTS=full exec $(PY) -m pytest tests/faults tests/test_state_machine.py $(ARGS)
+	@FULL=1 exec $(PY) -m pytest tests/faults tests/test_state_machine.py $(ARGS)
+
+fuzz: .venv/ready  ## hostile bodies, images, servers and the API against its schema, at full count; ten minutes
+	@FULL=1 exec $(PY) -m pytest tests/hostile $(ARGS)
 
 test-comfyui: .venv/ready  ## the driver's tests against a real ComfyUI: COMFYUI_URL=http://... make test-comfyui
 	@test -n "$(COMFYUI_URL)" || { echo "Name the server: COMFYUI_URL=http://127.0.0.1:8188 make test-comfyui"; exit 1; }

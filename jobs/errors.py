@@ -10,7 +10,7 @@ from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import exception_handler, set_rollback
 
-from jobs.fetch import Busy
+from jobs.images import Busy
 from jobs.keys import LimitReached
 from jobs.models import QueueFull
 from jobs.storage import StorageError
@@ -65,7 +65,7 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     elif isinstance(error, LimitReached):
         error = TooManyJobs(error.message, error.wait)
     elif isinstance(error, Busy):
-        error = Unavailable("Too many images are being fetched at the moment; please try again shortly.", 5)
+        error = Unavailable("Too many images are being taken in at the moment; please try again shortly.", 5)
     elif isinstance(error, RequestDataTooBig):
         error = PayloadTooLarge()
     elif isinstance(error, UnreadablePostError):

@@ -19,7 +19,7 @@ from requests_hardened import Config, HTTPSession
 from requests_hardened.ip_filter import InvalidIPAddress
 from requests_hardened.ip_filter_adapter import IPFilterAdapter
 
-from jobs.images import BadImage
+from jobs.images import BadImage, Busy
 
 MAX_REDIRECTS = 3
 AT_ONCE = 4  # fetches of one web process: each holds a thread, and there are 16
@@ -45,10 +45,6 @@ SENTENCES: dict[type[Exception], str] = {  # for the client; the first whose err
 
 
 _slots = threading.BoundedSemaphore(AT_ONCE)
-
-
-class Busy(Exception):
-    """Too many images are being fetched."""
 
 
 def fetch(url: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import threading
 import time
 import uuid
@@ -24,6 +25,8 @@ from jobs.render import render
 from jobs.worker import WORKER, stopping
 from tests import parts
 
+FULL = bool(os.environ.get("FULL"))  # of `make test-faults` and `make fuzz`
+figures: list[tuple[str, str]] = []
 turns = itertools.count(1)
 COMFYUI = parts.FOLDER / "comfyui"  # the simulator's folders
 
@@ -31,6 +34,26 @@ COMFYUI = parts.FOLDER / "comfyui"  # the simulator's folders
 @pytest.fixture(scope="session", autouse=True)
 def bucket() -> None:
     boto3.client("s3", endpoint_url=parts.S3_URL).create_bucket(Bucket="wanapi")
+
+
+@pytest.fixture
+def figure() -> Callable[[str, str], None]:
+    """Puts a line into the table."""
+    return lambda name, reached: figures.append((name, reached))
+
+
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    """Those that take many minutes run with ``make test-faults`` only."""
+    long = [] if FULL else [item for item in items if item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if FULL and figures:
+        terminalreporter.section("figures")
+        for name, reached in figures:
+            terminalreporter.write_line(f"| {name} | {reached} |")
 
 
 @pytest.fixture

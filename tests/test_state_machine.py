@@ -4,7 +4,6 @@ Workers keep their claims after they lost them and go on writing. What must then
 that knows only who claimed what: a write of the holder succeeds, any other changes no row.
 """
 
-import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -27,9 +26,8 @@ from hypothesis.stateful import (
 
 from jobs.engines import Engine, seconds
 from jobs.models import FINAL, ClaimLost, Job
-from tests.conftest import make_job
+from tests.conftest import FULL, make_job
 
-FULL = os.environ.get("FAULTS") == "full"
 EXAMPLES, STEPS = (150, 100) if FULL else (15, 60)
 INTERLEAVINGS = 1000 if FULL else 50
 COUNTERS = ("lost", "out_of_memory", "lapses", "publish_tries")

@@ -25,7 +25,7 @@ from local import parts
 from local.parts import Part
 from local.stack import Stack
 from tests.faults.proxy import Proxy
-from tests.faults.worker import children, parent
+from tests.processes import pids
 
 T = TypeVar("T")
 FINAL = ("completed", "failed", "cancelled")
@@ -191,28 +191,7 @@ class Service:
         return not (self.stack.orders / cluster).exists()
 
     def pids(self, program: str) -> list[int]:
-        """The processes of a program of the stack, from the main one down; [] while it is restarted."""
-        assert self.stack.supervisor
-        for pid in children(supervisord(self.stack.supervisor.pid)):
-            with contextlib.suppress(OSError):
-                command = Path(f"/proc/{pid}/cmdline").read_text()
-                if program in command and "local.child" not in command:
-                    return family(pid)
-        return []
+        return pids(self.stack, program)
 
     def kill(self, program: str, signum: int = signal.SIGKILL) -> None:
         os.kill(self.pids(program)[0], signum)
-
-
-def supervisord(pid: int) -> int:
-    """local.child has become supervisord by now."""
-    assert parent(pid) == os.getpid()
-    return pid
-
-
-def family(pid: int) -> list[int]:
-    """A process and all below it, by generation and age."""
-    found, generation = [pid], [pid]
-    while generation := [child for member in generation for child in sorted(children(member))]:
-        found += generation
-    return found

@@ -16,7 +16,8 @@ import requests
 
 from local.parts import ROOT
 from tests import parts
-from tests.faults.service import FINAL, SHORT_LEASES, Service, family, image, until
+from tests.faults.service import FINAL, SHORT_LEASES, Service, image, until
+from tests.processes import family
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.faults.conftest import FULL
+from tests.conftest import FULL
 from tests.faults.service import image, until
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import django
 
+from tests.processes import children, parent
+
 RENDER_POINTS = (
     "before claim",
     "claimed",
@@ -35,14 +37,6 @@ RENDER_POINTS = (
 )
 PUBLISH_POINTS = ("publish claimed", "fetched", "checked", "upload begun", "uploaded", "completed")
 VICTIMS = ("worker", "sentinel", "pusher", "main")
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def pid_of(victim: str | int) -> int:

@@ -1,0 +1,93 @@
+"""The service as an attacker meets it: gunicorn and all behind it, with image servers that never end."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local import parts as local_parts
+from local.stack import Stack
+from tests import parts
+from tests.conftest import FULL
+from tests.processes import pids
+
+IMAGE_TIMEOUT = 20 if FULL else 4  # seconds; 20 is the default
+
+
+class SilentServer:
+    """Takes every connection, and never says a word."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.name = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.connections: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        try:
+            while True:
+                self.connections.append(self.listener.accept()[0])
+        except OSError:
+            return
+
+    def close(self) -> None:
+        self.listener.close()
+        for connection in self.connections:
+            connection.close()
+
+
+@pytest.fixture(scope="session")
+def silent() -> Iterator[SilentServer]:
+    server = SilentServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def stack(silent: SilentServer) -> Iterator[Stack]:
+    settings = {
+        "PORT": str(local_parts.free_port()),
+        "WORKFLOW_PRESET": "fast",
+        "MAX_WAITING": "1000000",
+        "IMAGE_URL_ALLOW": silent.name,
+        "IMAGE_URL_TIMEOUT": str(IMAGE_TIMEOUT),
+    }
+    stack = Stack(parts.FOLDER / "hostile", settings)
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()
+
+
+class Memory:
+    """Of gunicorn's processes, in MiB. ``peak`` counts from the last ``forget``."""
+
+    def __init__(self, stack: Stack):
+        self.stack = stack
+
+    def forget(self) -> None:
+        for pid in pids(self.stack, "gunicorn"):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        return self._largest("VmHWM")
+
+    def now(self) -> int:
+        return self._largest("VmRSS")
+
+    def _largest(self, name: str) -> int:
+        """Of the web processes, without those that decode images."""
+        sizes = []
+        for pid in pids(self.stack, "gunicorn"):
+            status = Path(f"/proc/{pid}/status").read_text()
+            if "jobs.decode" not in Path(f"/proc/{pid}/cmdline").read_text():
+                sizes.append(int(status.partition(f"{name}:")[2].split()[0]) // 1024)
+        return max(sizes)
+
+
+@pytest.fixture
+def memory(stack: Stack) -> Memory:
+    return Memory(stack)
