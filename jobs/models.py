@@ -13,6 +13,7 @@ All times are the database's.
 
 import secrets
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -23,9 +24,14 @@ from django.db.models.functions import Coalesce, Now
 from django_q.models import OrmQ
 from django_q.tasks import async_task
 
+from comfy.workflow import Graph
 from jobs import storage
 from jobs.engines import Engine, seconds
 from jobs.keys import ApiKey, LimitReached
+from jobs.metrics import Metric
+from jobs.timeline import Event
+
+__all__ = ["ApiKey", "Engine", "Event", "Job", "Metric"]  # where Django looks for models
 
 RENDER, PUBLISH = "render", "publish"  # the two clusters
 TASKS = {RENDER: "jobs.render.render", PUBLISH: "jobs.publish.publish"}
@@ -150,15 +156,17 @@ class JobQuerySet(models.QuerySet["Job"]):
         new = waiting.filter(Q(engine=None) | Q(engine__in=Engine.objects.silent().exclude(pk=engine.pk)))
         if not images:
             new = new.exclude(kind=Job.Kind.IMAGE_TO_VIDEO)
-        for jobs in (waiting.filter(engine=engine), new):
-            if job := jobs._claim(engine.worker, attempt=F("attempt") + 1):
+        begun = waiting.filter(engine=engine)
+        for jobs, kind in ((begun, Event.Kind.ADOPTED), (new, Event.Kind.CLAIMED)):
+            if job := jobs._claim(engine.worker, kind, attempt=F("attempt") + 1):
                 return job
         return None
 
     def claim_publish(self, worker: str) -> "Job | None":
-        return self.to_publish().order_by("rendered_at", "id")._claim(worker)
+        jobs = self.to_publish().order_by("rendered_at", "id")
+        return jobs._claim(worker, Event.Kind.PUBLISHING)
 
-    def _claim(self, worker: str, **changes: Any) -> "Job | None":
+    def _claim(self, worker: str, kind: Event.Kind, **changes: Any) -> "Job | None":
         with transaction.atomic():
             job = self.select_for_update(skip_locked=True, of=("self",)).first()
             if job is None:
@@ -171,6 +179,7 @@ class JobQuerySet(models.QuerySet["Job"]):
                 **changes,
             )
             job.refresh_from_db()
+            Event.objects.note([job], kind)
             return job
 
     def renew(self, claims: dict[uuid.UUID, int]) -> None:
@@ -186,12 +195,18 @@ class JobQuerySet(models.QuerySet["Job"]):
         A render goes back to the queue and keeps its engine, where its prompt may still run.
         A finished render stays ``processing``, for the next publisher.
         """
-        poison = self.filter(lapses__gte=MAX_LAPSES - 1)
         message = f"The worker went away {MAX_LAPSES} times in a row while it had this job; given up."
-        failed = poison.update(
-            status=Job.Status.FAILED, error=message, lapses=MAX_LAPSES, finished_at=Now(), lease_until=None
+        failed = self.filter(lapses__gte=MAX_LAPSES - 1)._change(
+            Event.Kind.FAILED,
+            reason="worker",
+            status=Job.Status.FAILED,
+            error=message,
+            lapses=MAX_LAPSES,
+            finished_at=Now(),
+            lease_until=None,
         )
-        return failed + self.update(
+        return failed + self._change(
+            Event.Kind.LAPSED,
             status=Case(
                 When(rendered_at=None, then=Value(Job.Status.QUEUED)), default=Value(Job.Status.PROCESSING)
             ),
@@ -199,14 +214,27 @@ class JobQuerySet(models.QuerySet["Job"]):
             lease_until=None,
         )
 
+    def _change(self, kind: Event.Kind, *, reason: str = "", detail: str = "", **changes: Any) -> int:
+        """Changes these rows, whoever holds them, and notes it."""
+        with transaction.atomic():
+            jobs = list(self.select_for_update(of=("self",)).order_by("pk"))
+            Job.objects.filter(pk__in=[job.pk for job in jobs]).update(**changes)
+            Event.objects.note(jobs, kind, reason=reason, detail=detail)
+            return len(jobs)
+
     def return_expired(self) -> int:
         return self.filter(lease_until__lt=Now()).return_lapsed()
 
-    def cancel(self) -> int:
-        """Ends jobs that are queued or under way. Their rows are final at once; whoever holds one finds its
-        claim lost and takes its prompt out of ComfyUI."""
-        return self.filter(status__in=[Job.Status.QUEUED, Job.Status.PROCESSING]).update(
-            status=Job.Status.CANCELLED, error="Cancelled.", finished_at=Now(), lease_until=None
+    def cancel(self, detail: str = "") -> int:
+        """Ends jobs that are queued or under way; ``detail`` says who wanted it. Their rows are final at
+        once; whoever holds one finds its claim lost and takes its prompt out of ComfyUI."""
+        return self.filter(status__in=[Job.Status.QUEUED, Job.Status.PROCESSING])._change(
+            Event.Kind.CANCELLED,
+            detail=detail,
+            status=Job.Status.CANCELLED,
+            error="Cancelled.",
+            finished_at=Now(),
+            lease_until=None,
         )
 
     def standing(self, claims: dict[uuid.UUID, int]) -> set[uuid.UUID]:
@@ -214,10 +242,12 @@ class JobQuerySet(models.QuerySet["Job"]):
         rows = self.filter(pk__in=claims, lease_until__isnull=False).values_list("pk", "fence")
         return {pk for pk, fence in rows if claims[pk] == fence}
 
-    def requeue(self) -> int:
+    def requeue(self, detail: str = "") -> int:
         """An operator's second chance for failed and cancelled jobs: a new render, all counters back to 0."""
         with transaction.atomic():
-            count = self.filter(status__in=REQUEUABLE).update(
+            count = self.filter(status__in=REQUEUABLE)._change(
+                Event.Kind.REQUEUED,
+                detail=detail,
                 **Job.UNRENDERED,
                 error="",
                 finished_at=None,
@@ -365,7 +395,7 @@ class Job(models.Model):
             if not row.exists():
                 return 0  # requeued meanwhile
             storage.delete([self.input_key, *(key for key, _ in storage.listed(f"videos/{self.pk}/"))])
-            return row.delete()[0]
+            return row.delete()[1]["jobs.Job"]
 
     # What others derive from the row
 
@@ -400,7 +430,8 @@ class Job(models.Model):
 
     # What the worker that holds the job does to it
 
-    def _write(self, **changes: Any) -> None:
+    def _write(self, kind: Event.Kind | None, *, note: dict[str, Any] | None = None, **changes: Any) -> None:
+        """Changes the row if we still hold it, and notes the event."""
         held = Job.objects.filter(
             pk=self.pk,
             fence=self.fence,
@@ -411,25 +442,34 @@ class Job(models.Model):
             if not held.update(**changes):
                 raise ClaimLost(self.pk)
             self.refresh_from_db()
+            if kind:
+                Event.objects.note([self], kind, **(note or {}))
 
-    def begin(self, engine: Engine) -> None:
-        """A new render on this engine; committed before its prompt is posted."""
+    def begin(self, engine: Engine, build: Callable[["Job"], Graph]) -> Graph:
+        """A new render on this engine; committed before its prompt is posted. Returns its graph."""
         if not Engine.objects.held_by(engine.worker).filter(pk=engine.pk).exists():
             raise ClaimLost(self.pk)
-        self._write(engine=engine, render=F("render") + 1, started_at=None, progress=0)
+        with transaction.atomic():
+            self._write(None, engine=engine, render=F("render") + 1, started_at=None, progress=0)
+            graph = build(self)
+            Event.objects.note([self], Event.Kind.POSTED, graph=graph)
+        return graph
 
     def started(self) -> None:
         """ComfyUI executes the prompt. An adopted one has run before: no news, no new chances."""
-        news = {} if self.started_at else {"started_at": Now(), "lapses": 0}
-        self._write(status=self.Status.PROCESSING, **news)
+        if self.started_at:
+            self._write(None, status=self.Status.PROCESSING)
+        else:
+            self._write(Event.Kind.STARTED, status=self.Status.PROCESSING, started_at=Now(), lapses=0)
 
     def advanced(self, progress: int) -> None:
-        self._write(progress=progress, lapses=0)
+        self._write(None, progress=progress, lapses=0)
 
     def rendered(self, output: str) -> None:
         """The video lies in the engine's output folder; gives the job to the publishers."""
         with transaction.atomic():
             self._write(
+                Event.Kind.RENDERED,
                 status=self.Status.PROCESSING,
                 started_at=Coalesce("started_at", Now()),
                 rendered_at=Now(),
@@ -445,6 +485,7 @@ class Job(models.Model):
         was lost has happened all the same."""
         try:
             self._write(
+                Event.Kind.COMPLETED,
                 status=self.Status.COMPLETED,
                 finished_at=Now(),
                 progress=100,
@@ -458,46 +499,59 @@ class Job(models.Model):
                 raise
             self.refresh_from_db()
 
-    def failed(self, error: str) -> None:
-        self._write(status=self.Status.FAILED, finished_at=Now(), error=error, lease_until=None)
+    def failed(self, error: str, *, reason: str, detail: str = "") -> None:
+        """``error`` is for the client, ``detail`` for operators, ``reason`` one word for the metrics."""
+        self._write(
+            Event.Kind.FAILED,
+            note={"reason": reason, "detail": detail},
+            status=self.Status.FAILED,
+            finished_at=Now(),
+            error=error,
+            lease_until=None,
+        )
 
-    def lost_render(self) -> None:
+    def lost_render(self, detail: str = "") -> None:
         """A render that ran came to nothing: back to the queue for a new one; the third fails the job."""
         if self.lost + 1 >= MAX_LOST:
-            self.failed(f"The render was lost {MAX_LOST} times on the GPU server; given up.")
+            error = f"The render was lost {MAX_LOST} times on the GPU server; given up."
+            self.failed(error, reason="lost", detail=detail)
         else:
-            self._render_anew(lost=F("lost") + 1)
+            self._render_anew(Event.Kind.LOST, detail, lost=F("lost") + 1)
 
-    def ran_out_of_memory(self) -> None:
+    def ran_out_of_memory(self, detail: str = "") -> None:
         """As ``lost_render``; the second fails the job."""
         if self.out_of_memory + 1 >= MAX_OUT_OF_MEMORY:
-            self.failed("The GPU ran out of memory, also on a second try after freeing it.")
+            error = "The GPU ran out of memory, also on a second try after freeing it."
+            self.failed(error, reason="out_of_memory", detail=detail)
         else:
-            self._render_anew(out_of_memory=F("out_of_memory") + 1)
+            self._render_anew(Event.Kind.OUT_OF_MEMORY, detail, out_of_memory=F("out_of_memory") + 1)
 
-    def lost_prompt(self) -> None:
+    def lost_prompt(self, detail: str = "") -> None:
         """A prompt vanished before it ran: nobody's fault, nothing is counted."""
-        self._render_anew(attempt=F("attempt") - 1)
+        self._render_anew(Event.Kind.PROMPT_LOST, detail, attempt=F("attempt") - 1)
 
-    def _render_anew(self, **counted: Any) -> None:
+    def _render_anew(self, kind: Event.Kind, detail: str, **counted: Any) -> None:
         with transaction.atomic():
-            self._write(**self.UNRENDERED, lease_until=None, **counted)
+            self._write(kind, note={"detail": detail}, **self.UNRENDERED, lease_until=None, **counted)
             wake(RENDER)
 
     def hand_back(self) -> None:
         """Gives a render back without counting it. The next worker goes on where this one stopped: a render
         that was begun keeps its engine."""
         self._write(
+            Event.Kind.HANDED_BACK,
             status=self.Status.QUEUED,
             attempt=F("attempt") - 1,
             lapses=0,
             lease_until=None,
         )
 
-    def publish_later(self) -> None:
-        """S3, or the way to it or to the engine, is in trouble: growing pauses, without end."""
+    def publish_later(self, detail: str = "") -> None:
+        """S3, or the way to it or to the engine, is in trouble: growing pauses, without end. Noted once."""
         pause = min(2 ** min(self.publish_tries, 10), MAX_PAUSE)
         self._write(
+            None if self.publish_tries else Event.Kind.DELAYED,
+            note={"detail": detail},
             publish_tries=F("publish_tries") + 1,
             lapses=0,
             lease_until=None,

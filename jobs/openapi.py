@@ -14,6 +14,7 @@ ERRORS = {
     409: "The job's state does not allow it.",
     411: "The body came without a Content-Length.",
     413: "The body is too large.",
+    414: "The address is too long.",
     415: "The body is no application/json, or has a Content-Encoding.",
     422: "The Idempotency-Key was used with another body.",
     429: "A limit of the key is reached.",
@@ -85,7 +86,7 @@ def list_jobs(view: Any) -> Any:
         summary="List jobs, newest first",
         description="Those that the key may see.",
         parameters=[serializers.JobsQuery],
-        responses=_answers(serializers.ListedJob(many=True), 400, 401, 503),
+        responses=_answers(serializers.ListedJob(many=True), 400, 401, 414, 503),
         examples=[
             _answered(
                 "One job",

@@ -47,16 +47,17 @@ def publish_one(job: Job) -> None:
                 complete(job, finished)
     except (FileGone, video.Unplayable) as error:
         logger.error("job %s: the video is gone or broken: %s", job.pk, error)
-        job.lost_render()
+        job.lost_render(str(error))
     except video.NotAsAsked as error:
         logger.error("job %s: %s", job.pk, error)
-        job.failed("ComfyUI rendered a video of another size, length or format than was asked for.")
+        sentence = "ComfyUI rendered a video of another size, length or format than was asked for."
+        job.failed(sentence, reason="video", detail=str(error))
     except ComfyError as error:
         logger.warning("job %s: not published yet, trying again: %s", job.pk, error)
-        job.publish_later()
+        job.publish_later(str(error))
     except (storage.StorageError, OSError) as error:  # S3 or our disk: the next job would fare no better
         logger.warning("job %s: not published yet, trying again: %s", job.pk, error)
-        job.publish_later()
+        job.publish_later(str(error))
         stopping.wait(STORAGE_PAUSE)
     if job.status in FINAL:
         remove_files(job)

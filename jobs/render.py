@@ -189,28 +189,32 @@ class Renderer:
                 self._without_image(render, error)
                 return
             image = self.comfy.upload_image(render.folder, "input.png", png)
-        job.begin(self.engine)
+        graph = job.begin(self.engine, partial(self._graph, image=image))
         render.posted = True  # or perhaps not, if the next call fails: then the next round finds out
-        graph = workflow.build(
+        try:
+            self.comfy.submit(render.prompt_id, graph, mark=str(self.engine.pk))
+        except Refused as error:
+            logger.error("job %s: %s", job.pk, error.message)
+            job.failed(error.message, reason="refused", detail=error.detail)
+            self._drop(render)
+            remove_files(job)
+
+    @staticmethod
+    def _graph(job: Job, image: str) -> workflow.Graph:
+        return workflow.build(
             kind=job.kind,
             preset=job.preset,
             prompt=job.prompt,
             seed=job.seed,
-            prefix=f"{render.folder}/{job.render}",
+            prefix=f"{workflow.folder(job.pk)}/{job.render}",
             image=image,
         )
-        try:
-            self.comfy.submit(render.prompt_id, graph, mark=str(self.engine.pk))
-        except Refused as error:
-            logger.error("job %s: %s", job.pk, error)
-            job.failed(error.message)
-            self._drop(render)
-            remove_files(job)
 
     def _without_image(self, render: Render, error: storage.StorageError) -> None:
         logger.warning("job %s: its image cannot be read: %s", render.job.pk, error)
         if isinstance(error, storage.ObjectMissing):
-            render.job.failed("The reference image is no longer in the storage.")
+            sentence = "The reference image is no longer in the storage."
+            render.job.failed(sentence, reason="image", detail=str(error))
         else:
             render.job.hand_back()
             Renderer.images_after = time.monotonic() + IMAGE_PAUSE
@@ -238,7 +242,7 @@ class Renderer:
 
     def _break_off(self, render: Render, why: str) -> None:
         logger.error("job %s: %s, interrupted", render.job.pk, why)
-        render.job.lost_render()  # first: only who still holds the job may stop its prompt
+        render.job.lost_render(why)  # first: only who still holds the job may stop its prompt
         self._drop(render)
         self.leaving[render.prompt_id] = render.job
 
@@ -254,10 +258,10 @@ class Renderer:
             self._failed(render, result)
         elif job.started_at or self.listener.nodes(render.prompt_id):
             logger.error("job %s: ComfyUI lost its prompt while it ran", job.pk)
-            job.lost_render()
+            job.lost_render("ComfyUI lost the prompt while it ran.")
         else:
             logger.warning("job %s: ComfyUI does not have its prompt", job.pk)
-            job.lost_prompt()
+            job.lost_prompt("ComfyUI does not have the prompt any more.")
         self._drop(render)
         self._forget(render.prompt_id, job)
 
@@ -274,18 +278,19 @@ class Renderer:
         return Rendered(filename)
 
     def _failed(self, render: Render, result: Failed) -> None:
-        logger.error("job %s: %s %s", render.job.pk, result.message, result.detail)
+        job, detail = render.job, f"{result.message}\n{result.detail}"
+        logger.error("job %s: %s", job.pk, result.message)  # the detail may hold the client's text
         if result.reason == "out_of_memory":
             self.comfy.free()
-            render.job.ran_out_of_memory()
+            job.ran_out_of_memory(detail)
         elif result.reason == "no_space":
-            render.job.lost_prompt()  # not its fault: nothing is counted
-            remove_files(render.job)  # the part of a file that was written keeps the disk full
+            job.lost_prompt(detail)  # not its fault: nothing is counted
+            remove_files(job)  # the part of a file that was written keeps the disk full
             raise Sick("The GPU server's disk is full.", set())
         elif result.reason == "interrupted":
-            render.job.lost_render()
+            job.lost_render(detail)
         else:
-            render.job.failed(result.message)
+            job.failed(result.message, reason="node", detail=detail)
 
     def _forget(self, prompt_id: str, job: Job) -> None:
         """Best effort: what is left in ComfyUI of a prompt that ended."""

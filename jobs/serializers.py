@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC
 from typing import Any
 
+from django.http import QueryDict
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError
@@ -122,6 +123,14 @@ class JobsQuery(serializers.Serializer):
     limit = LimitField(
         default=100, help_text=f"Maximum number of jobs to return; more than {MAX_LISTED} is taken as that"
     )
+
+
+def once(query: QueryDict) -> dict[str, str]:
+    """Of a name that comes twice nobody can say which value was meant."""
+    for name, values in query.lists():
+        if len(values) > 1:
+            raise serializers.ValidationError({name: ["Give it once."]})
+    return {name: str(value) for name, value in query.items()}
 
 
 # Answers

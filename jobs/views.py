@@ -106,7 +106,7 @@ class JobsView(View):
 
     @openapi.list_jobs
     def get(self, request: Request) -> Response:
-        query = serializers.JobsQuery(data=request.query_params.dict())
+        query = serializers.JobsQuery(data=serializers.once(request.query_params))
         query.is_valid(raise_exception=True)
         jobs = client(request).jobs.order_by("-created_at", "-id")
         if "status" in query.validated_data:

@@ -191,6 +191,11 @@ def make_job(**fields: Any) -> Job:
     return job
 
 
+def no_graph(job: Job) -> workflow.Graph:
+    """For Job.begin() where no prompt is posted."""
+    return {}
+
+
 def picture(
     width: int = 64, height: int = 48, format: str = "PNG", mode: str = "RGB", **options: Any
 ) -> bytes:

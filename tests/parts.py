@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import requests
@@ -38,6 +39,9 @@ for name in list(os.environ):
     if name.endswith("_FILE") or name.startswith("AWS_"):
         del os.environ[name]
 os.environ.update(ENV)
+# A folder of our own for temporary files, where purge_leftovers looks for those that a worker left.
+tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="wanapi-tests-")
+os.chmod(tempfile.tempdir, 0o711)
 
 LOG = os.open(os.devnull, os.O_WRONLY)
 processes: list[tuple[parts.Part, subprocess.Popen[bytes]]] = []
@@ -87,3 +91,4 @@ def pytest_unconfigure() -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)

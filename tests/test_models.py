@@ -13,7 +13,7 @@ from django_q.models import OrmQ
 from jobs.engines import Engine, seconds
 from jobs.models import MAX_LAPSES, ClaimLost, Job, wake_if_idle
 from jobs.worker import WORKER
-from tests.conftest import make_job
+from tests.conftest import make_job, no_graph
 
 pytestmark = pytest.mark.django_db
 
@@ -65,7 +65,7 @@ class TestClaim:
         job = make_job(engine=gone, render=1, started_at=Now(), progress=50)
 
         claimed = Job.objects.claim_render(engine)
-        claimed.begin(engine)
+        claimed.begin(engine, no_graph)
 
         assert claimed == job
         assert (claimed.render, claimed.progress, claimed.started_at) == (2, 0, None)
@@ -141,12 +141,12 @@ class TestFence:
         fresh = Job.objects.claim_render(engine)
 
         writes = [
-            lambda: stale.begin(engine),
+            lambda: stale.begin(engine, no_graph),
             stale.started,
             lambda: stale.advanced(50),
             lambda: stale.rendered("x.mp4"),
             lambda: stale.completed(size=1, frames=1, sha256="0"),
-            lambda: stale.failed("x"),
+            lambda: stale.failed("x", reason="other"),
             stale.lost_render,
             stale.lost_prompt,
             stale.ran_out_of_memory,
@@ -164,7 +164,7 @@ class TestFence:
         job = claimed(engine)
         expire(job)
 
-        job.begin(engine)
+        job.begin(engine, no_graph)
 
         assert job.render == 1
 
@@ -173,7 +173,7 @@ class TestFence:
         Engine.objects.update(worker="another")
 
         with pytest.raises(ClaimLost):
-            job.begin(engine)
+            job.begin(engine, no_graph)
 
     @pytest.mark.django_db(transaction=True)
     def test_a_write_never_takes_the_next_holders_fence_for_its_own(self, engine, monkeypatch):
@@ -211,7 +211,7 @@ class TestFence:
 class TestReturned:
     def test_a_render_goes_back_to_the_queue_and_keeps_its_engine(self, engine):
         job = claimed(engine)
-        job.begin(engine)
+        job.begin(engine, no_graph)
         job.started()
         expire(job)
 
@@ -294,7 +294,7 @@ class TestEngine:
 
     def test_after_its_lease_the_next_one_takes_it_with_the_renders_left_there(self, engine):
         job = claimed(engine)
-        job.begin(engine)
+        job.begin(engine, no_graph)
         job.started()
         Engine.objects.update(lease_until=Now() - seconds(1))
 
@@ -411,6 +411,6 @@ def test_counters_are_never_written_from_memory(engine):
     job = claimed(engine)
     Job.objects.filter(pk=job.pk).update(render=F("render") + 5)
 
-    job.begin(engine)
+    job.begin(engine, no_graph)
 
     assert job.render == 6

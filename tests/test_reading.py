@@ -102,7 +102,17 @@ class TestList:
         assert len(api.get("/jobs?limit=99999999999999999999").json()) == 3
 
     @pytest.mark.parametrize(
-        "query", ["limit=0", "limit=-1", "limit=1.5", "limit=x", "limit=", "status=done", "status="]
+        "query",
+        [
+            "limit=0",
+            "limit=-1",
+            "limit=1.5",
+            "limit=x",
+            "limit=",
+            "limit=1&limit=2",
+            "status=done",
+            "status=",
+        ],
     )
     def test_it_refuses_what_makes_no_sense(self, api, query):
         answer = api.get(f"/jobs?{query}")

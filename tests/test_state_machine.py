@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from jobs.engines import Engine, seconds
 from jobs.models import FINAL, ClaimLost, Job
-from tests.conftest import FULL, make_job
+from tests.conftest import FULL, make_job, no_graph
 
 EXAMPLES, STEPS = (150, 100) if FULL else (15, 60)
 INTERLEAVINGS = 1000 if FULL else 50
@@ -195,7 +195,7 @@ class Jobs(RuleBasedStateMachine):
     def begin(self, job):
         engine = Engine.objects.held_by(job.worker).first()
         if engine:
-            self.write(job, "begin", engine)
+            self.write(job, "begin", engine, no_graph)
 
     @rule(job=renders)
     def started(self, job):
@@ -228,7 +228,7 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(job=renders | publishes)
     def failed(self, job):
-        self.write(job, "failed", "It failed.", releases=True)
+        self.write(job, "failed", "It failed.", reason="other", releases=True)
 
     @rule(job=publishes)
     def published_later(self, job):
@@ -281,7 +281,7 @@ class Jobs(RuleBasedStateMachine):
             engine = Engine.objects.hold(name=name, url="http://gpu", worker=name)
             engine.report(version="", lacks=[])
             while job := Job.objects.claim_render(engine):
-                job.begin(engine)
+                job.begin(engine, no_graph)
                 job.started()
                 job.rendered("1_00001_.mp4")
         while job := Job.objects.claim_publish("publisher"):
@@ -290,7 +290,7 @@ class Jobs(RuleBasedStateMachine):
 
 
 @pytest.mark.django_db
-def test_any_order_of_events():
+def test_any_order_of_events(figure):
     Jobs.steps = 0
 
     run_state_machine_as_test(
@@ -305,7 +305,7 @@ def test_any_order_of_events():
         ),
     )
 
-    print(f"{Jobs.steps} steps")
+    figure("the job's states under any order of events", f"{Jobs.steps:,} steps, no illegal one")
     assert Jobs.steps >= (10_000 if FULL else 500)
 
 
@@ -318,7 +318,7 @@ def held_job(stage):
     engine.report(version="", lacks=[])
     make_job()
     job = Job.objects.claim_render(engine)
-    job.begin(engine)
+    job.begin(engine, no_graph)
     job.started()
     if stage == "publish":
         job.rendered("1_00001_.mp4")
@@ -345,19 +345,19 @@ WRITES = {
         lambda job: job.rendered("x.mp4"),
         lambda job: job.lost_render(),
         lambda job: job.hand_back(),
-        lambda job: job.failed("It failed."),
+        lambda job: job.failed("It failed.", reason="other"),
     ],
     "publish": [
         lambda job: job.completed(**VIDEO),
         lambda job: job.publish_later(),
         lambda job: job.lost_render(),
-        lambda job: job.failed("It failed."),
+        lambda job: job.failed("It failed.", reason="other"),
     ],
 }
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_stale_workers_write_at_the_moment_of_the_takeover():
+def test_a_stale_workers_write_at_the_moment_of_the_takeover(figure):
     """Whichever comes first in Postgres: the write was the holder's, or it left no trace."""
     dice, refused = random.Random(4), 0
 
@@ -391,5 +391,5 @@ def test_a_stale_workers_write_at_the_moment_of_the_takeover():
                 assert row.error == ("Cancelled." if how == "cancel" else "")
         other.submit(lambda: connection.close()).result()  # that thread's
 
-    print(f"{INTERLEAVINGS} interleavings, {refused} stale writes, 0 rows changed by them")
+    figure("stale worker's writes", f"{INTERLEAVINGS:,} interleavings, {refused} stale, 0 rows changed")
     assert 0 < refused < INTERLEAVINGS
