@@ -21,9 +21,13 @@ class Client:
     is_authenticated = True
 
     @property
+    def sees_all(self) -> bool:
+        return self.key is None or self.key.all_jobs
+
+    @property
     def jobs(self) -> JobQuerySet:
         """Those that it may see."""
-        if self.key is None or self.key.all_jobs:
+        if self.sees_all:
             return Job.objects.all()
         return Job.objects.filter(key=self.key)
 

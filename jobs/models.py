@@ -24,6 +24,7 @@ from django.db.models.functions import Coalesce, Now
 from django_q.models import OrmQ
 from django_q.tasks import async_task
 
+from comfy import workflow
 from comfy.workflow import Graph
 from jobs import storage
 from jobs.engines import Engine, seconds
@@ -414,6 +415,12 @@ class Job(models.Model):
         )
         mine = bool(self.lease_until or self.engine_id)
         return Job.objects.queued().filter(begun & earlier if mine else begun | earlier).count()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """For the log."""
+        prompt_id = workflow.prompt_id(self.pk, self.render) if self.render else None
+        return {"job_id": str(self.pk), "attempt": self.attempt, "prompt_id": prompt_id}
 
     @property
     def is_suspect(self) -> bool:

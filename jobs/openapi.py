@@ -10,6 +10,7 @@ from jobs import serializers
 ERRORS = {
     400: "The body, the query or the image cannot be used; the sentence says why.",
     401: "No API key, or one that is wrong, revoked or expired.",
+    403: "The key lacks the right to all jobs.",
     404: "There is no such job, or it is another key's.",
     409: "The job's state does not allow it.",
     411: "The body came without a Content-Length.",
@@ -142,6 +143,35 @@ def health(view: Any) -> Any:
         auth=[],
         responses={200: serializers.Health},
         examples=[_answered("Idle", {"status": "ok", "model_loaded": True, "current_job": None})],
+    )(view)
+
+
+def live(view: Any) -> Any:
+    return extend_schema(
+        operation_id="live",
+        summary="Whether the process answers",
+        description="Needs no key.",
+        auth=[],
+        responses={200: serializers.Live},
+    )(view)
+
+
+def ready(view: Any) -> Any:
+    return extend_schema(
+        operation_id="ready",
+        summary="Whether a job could be accepted and rendered now",
+        description="By part: null, or a sentence. Needs no key.",
+        auth=[],
+        responses={200: serializers.Ready, 503: serializers.Ready},
+    )(view)
+
+
+def metrics(view: Any) -> Any:
+    return extend_schema(
+        operation_id="metrics",
+        summary="Counters for Prometheus",
+        description="Needs a key with the right to all jobs; on METRICS_PORT none.",
+        responses={(200, "text/plain"): str} | _errors(401, 403),
     )(view)
 
 

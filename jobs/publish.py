@@ -29,9 +29,9 @@ def publish() -> None:
             try:
                 publish_one(job)
             except ClaimLost:
-                logger.warning("job %s: cancelled, or taken over", job.pk)
+                logger.warning("job %s: cancelled, or taken over", job.pk, extra=job.about)
             except DATABASE_AWAY as error:
-                logger.warning("job %s: left to the next publisher: %s", job.pk, error)
+                logger.warning("job %s: left to the next publisher: %s", job.pk, error, extra=job.about)
                 connection.close()
                 return
             finally:
@@ -46,17 +46,17 @@ def publish_one(job: Job) -> None:
             with uploaded(job, finished):
                 complete(job, finished)
     except (FileGone, video.Unplayable) as error:
-        logger.error("job %s: the video is gone or broken: %s", job.pk, error)
+        logger.error("job %s: the video is gone or broken: %s", job.pk, error, extra=job.about)
         job.lost_render(str(error))
     except video.NotAsAsked as error:
-        logger.error("job %s: %s", job.pk, error)
+        logger.error("job %s: %s", job.pk, error, extra=job.about)
         sentence = "ComfyUI rendered a video of another size, length or format than was asked for."
         job.failed(sentence, reason="video", detail=str(error))
     except ComfyError as error:
-        logger.warning("job %s: not published yet, trying again: %s", job.pk, error)
+        logger.warning("job %s: not published yet, trying again: %s", job.pk, error, extra=job.about)
         job.publish_later(str(error))
     except (storage.StorageError, OSError) as error:  # S3 or our disk: the next job would fare no better
-        logger.warning("job %s: not published yet, trying again: %s", job.pk, error)
+        logger.warning("job %s: not published yet, trying again: %s", job.pk, error, extra=job.about)
         job.publish_later(str(error))
         stopping.wait(STORAGE_PAUSE)
     if job.status in FINAL:
@@ -92,7 +92,7 @@ def complete(job: Job, finished: video.Video) -> None:
         try:
             return job.completed(size=finished.size, frames=finished.frames, sha256=finished.sha256)
         except DATABASE_AWAY as error:
-            logger.warning("job %s: the database is away, trying again: %s", job.pk, error)
+            logger.warning("job %s: the database is away, trying again: %s", job.pk, error, extra=job.about)
             connection.close()
             if time.monotonic() > deadline:
                 raise

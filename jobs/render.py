@@ -110,7 +110,7 @@ class Renderer:
         claims = {render.job.pk: render.job.fence for render in self.renders}
         standing = Job.objects.standing(claims) if claims else set()
         for render in [render for render in self.renders if render.job.pk not in standing]:
-            logger.info("job %s: cancelled, or taken over", render.job.pk)
+            logger.info("job %s: cancelled, or taken over", render.job.pk, extra=render.job.about)
             self._drop(render)
             if render.posted:
                 self.leaving[render.prompt_id] = render.job
@@ -144,7 +144,9 @@ class Renderer:
             except (Sick, Unreachable, *DATABASE_AWAY):
                 raise
             except Exception:  # a fault of ours with this job must not cost the other one
-                logger.exception("job %s: dropped until its lease runs out", render.job.pk)
+                logger.exception(
+                    "job %s: dropped until its lease runs out", render.job.pk, extra=render.job.about
+                )
                 self._drop(render)
         return strays
 
@@ -194,7 +196,7 @@ class Renderer:
         try:
             self.comfy.submit(render.prompt_id, graph, mark=str(self.engine.pk))
         except Refused as error:
-            logger.error("job %s: %s", job.pk, error.message)
+            logger.error("job %s: %s", job.pk, error.message, extra=job.about)
             job.failed(error.message, reason="refused", detail=error.detail)
             self._drop(render)
             remove_files(job)
@@ -211,7 +213,7 @@ class Renderer:
         )
 
     def _without_image(self, render: Render, error: storage.StorageError) -> None:
-        logger.warning("job %s: its image cannot be read: %s", render.job.pk, error)
+        logger.warning("job %s: its image cannot be read: %s", render.job.pk, error, extra=render.job.about)
         if isinstance(error, storage.ObjectMissing):
             sentence = "The reference image is no longer in the storage."
             render.job.failed(sentence, reason="image", detail=str(error))
@@ -241,7 +243,7 @@ class Renderer:
             self._break_off(render, f"no progress for {settings.STALL_TIMEOUT} s")
 
     def _break_off(self, render: Render, why: str) -> None:
-        logger.error("job %s: %s, interrupted", render.job.pk, why)
+        logger.error("job %s: %s, interrupted", render.job.pk, why, extra=render.job.about)
         render.job.lost_render(why)  # first: only who still holds the job may stop its prompt
         self._drop(render)
         self.leaving[render.prompt_id] = render.job
@@ -257,10 +259,10 @@ class Renderer:
         elif isinstance(result, Failed):
             self._failed(render, result)
         elif job.started_at or self.listener.nodes(render.prompt_id):
-            logger.error("job %s: ComfyUI lost its prompt while it ran", job.pk)
+            logger.error("job %s: ComfyUI lost its prompt while it ran", job.pk, extra=job.about)
             job.lost_render("ComfyUI lost the prompt while it ran.")
         else:
-            logger.warning("job %s: ComfyUI does not have its prompt", job.pk)
+            logger.warning("job %s: ComfyUI does not have its prompt", job.pk, extra=job.about)
             job.lost_prompt("ComfyUI does not have the prompt any more.")
         self._drop(render)
         self._forget(render.prompt_id, job)
@@ -273,13 +275,16 @@ class Renderer:
             with fetched(self.comfy, render.folder, filename) as path:
                 video.check(path)
         except (FileGone, video.Unplayable, video.NotAsAsked) as error:
-            logger.info("job %s: no whole file of it is left: %s", render.job.pk, error)
+            logger.info(
+                "job %s: no whole file of it is left: %s", render.job.pk, error, extra=render.job.about
+            )
             return None
         return Rendered(filename)
 
     def _failed(self, render: Render, result: Failed) -> None:
         job, detail = render.job, f"{result.message}\n{result.detail}"
-        logger.error("job %s: %s", job.pk, result.message)  # the detail may hold the client's text
+        # The detail may hold the client's text, which stays out of the log.
+        logger.error("job %s: %s", job.pk, result.message, extra=job.about)
         if result.reason == "out_of_memory":
             self.comfy.free()
             job.ran_out_of_memory(detail)
@@ -298,7 +303,7 @@ class Renderer:
         try:
             self.comfy.forget(prompt_id)
         except Unreachable as error:
-            logger.warning("job %s: its history entry stays: %s", job.pk, error)
+            logger.warning("job %s: its history entry stays: %s", job.pk, error, extra=job.about)
         if not Job.objects.filter(pk=job.pk).exclude(status__in=FINAL).exists():
             remove_files(job)
 
@@ -338,5 +343,5 @@ class Renderer:
             try:
                 render.job.hand_back()
             except (ClaimLost, *DATABASE_AWAY) as error:
-                logger.warning("job %s: not handed back: %s", render.job.pk, error)
+                logger.warning("job %s: not handed back: %s", render.job.pk, error, extra=render.job.about)
             self._drop(render)

@@ -229,6 +229,15 @@ class Health(serializers.Serializer):
     current_job = serializers.UUIDField(allow_null=True, help_text="The job being processed, if any")
 
 
+class Live(serializers.Serializer):
+    status = serializers.ChoiceField(choices=["ok"])
+
+
+class Ready(serializers.Serializer):
+    status = serializers.ChoiceField(choices=["ok", "unavailable"])
+    parts = serializers.DictField(child=serializers.CharField(allow_null=True))
+
+
 class Error(serializers.Serializer):
     detail = serializers.CharField(help_text="One sentence")
     errors = serializers.DictField(  # type: ignore[assignment]

@@ -56,6 +56,12 @@ def _s3() -> Iterator[Any]:
         raise StorageError(str(error)) from error
 
 
+def check_bucket() -> None:
+    """Raises StorageError if the bucket is not there, or closed to us."""
+    with _s3() as s3:
+        s3.head_bucket(Bucket=settings.S3_BUCKET)
+
+
 def put_input(key: str, png: bytes) -> None:
     with _s3() as s3:
         s3.put_object(Bucket=settings.S3_BUCKET, Key=key, Body=png, ContentType="image/png")

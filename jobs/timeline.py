@@ -1,5 +1,6 @@
 """What happened to a job, event by event: for operators, and the source of the job metrics."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,8 @@ from django.db.models.functions import Now
 
 from comfy.workflow import Graph
 from jobs import metrics
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from jobs.models import Job
@@ -40,6 +43,8 @@ class EventQuerySet(models.QuerySet["Event"]):
         ]
         self.bulk_create(events)  # type: ignore[arg-type]  # the circle of imports hides the model from mypy
         metrics.count_events(jobs, kind, reason)
+        for job in jobs:
+            logger.info("job %s: %s", job.pk, Event.Kind(kind).label.lower(), extra=job.about)
 
 
 class Event(models.Model):

@@ -8,6 +8,9 @@ from jobs import views
 
 urlpatterns = [
     re_path(r"^health/?$", views.HealthView.as_view()),
+    re_path(r"^health/live/?$", views.LiveView.as_view()),
+    re_path(r"^health/ready/?$", views.ReadyView.as_view()),
+    re_path(r"^metrics/?$", views.MetricsView.as_view()),
     re_path(r"^generate/?$", views.GenerateView.as_view()),
     re_path(r"^status/(?P<job_id>[^/]+)/?$", views.StatusView.as_view()),
     re_path(r"^jobs/?$", views.JobsView.as_view()),

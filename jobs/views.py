@@ -3,14 +3,17 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from django.conf import settings
 from django.db import DatabaseError, IntegrityError, InterfaceError, connection
+from django.http import HttpResponse
 from django.utils.cache import patch_cache_control
-from rest_framework.exceptions import NotFound
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from rest_framework.exceptions import NotFound, PermissionDenied
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from jobs import openapi, serializers, storage
+from jobs import exposition, health, openapi, serializers, storage
 from jobs.authentication import client
 from jobs.engines import Engine
 from jobs.errors import Conflict, KeyReused, LengthRequired
@@ -142,6 +145,42 @@ class HealthView(View):
             return Engine.objects.loaded().exists(), str(current.pk) if current else None
         finally:
             connection.close_if_unusable_or_obsolete()
+
+
+class LiveView(View):
+    """GET /health/live: this process answers."""
+
+    authentication_classes = ()
+    permission_classes = ()
+
+    @openapi.live
+    def get(self, request: Request) -> Response:
+        return Response({"status": "ok"})
+
+
+class ReadyView(LiveView):
+    """GET /health/ready: every part that a job needs, or 503."""
+
+    @openapi.ready
+    def get(self, request: Request) -> Response:
+        parts = health.report()
+        well = not any(parts.values())
+        answer = {"status": "ok" if well else "unavailable", "parts": parts}
+        return Response(answer, status=200 if well else 503)
+
+
+class MetricsView(View):
+    """GET /metrics: for Prometheus, with a key that sees all jobs; on METRICS_PORT without one."""
+
+    def initial(self, request: Request, *args: Any, **options: Any) -> None:
+        if str(settings.METRICS_PORT) != request.META["SERVER_PORT"]:
+            super().initial(request, *args, **options)
+            if not client(request).sees_all:
+                raise PermissionDenied("This key may not see the metrics: it needs the right to all jobs.")
+
+    @openapi.metrics
+    def get(self, request: Request) -> HttpResponse:
+        return HttpResponse(exposition.metrics(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def find(request: Request, text: str) -> Job:

@@ -119,3 +119,62 @@ class TestWithoutPostgres:
 
         assert answers == [NOTHING_KNOWN] * 5
         assert health(client)["model_loaded"] is True
+
+
+def test_live_asks_nobody(client, monkeypatch):
+    monkeypatch.setattr("jobs.health._look", lambda: 1 / 0)
+
+    assert client.get("/health/live").json() == {"status": "ok"}
+
+
+class TestReady:
+    @pytest.fixture(autouse=True)
+    def fresh(self, monkeypatch):
+        monkeypatch.setattr("jobs.health._last", None)
+        with ThreadPoolExecutor(max_workers=5) as threads:
+            monkeypatch.setattr("jobs.health._threads", threads)
+            yield
+
+    def ready(self, client):
+        answer = client.get("/health/ready")
+        parts = answer.json()["parts"]
+        assert answer.status_code == (503 if any(parts.values()) else 200)
+        return {part: trouble for part, trouble in parts.items() if trouble}
+
+    def test_with_every_part_in_order(self, client, engine):
+        assert self.ready(client) == {}
+
+    def test_without_an_engine(self, client):
+        assert list(self.ready(client)) == ["engines"]
+
+    def test_without_the_bucket(self, client, engine, settings):
+        settings.S3_BUCKET = "another"
+
+        assert self.ready(client) == {
+            "storage": "S3 does not let us use the bucket; manage.py check_setup says why."
+        }
+
+    def test_with_a_migration_that_was_not_run(self, client, engine, monkeypatch):
+        plan = "django.db.migrations.executor.MigrationExecutor.migration_plan"
+        monkeypatch.setattr(plan, lambda *_: ["0099"])
+
+        assert self.ready(client) == {"migrations": "Migrations are missing: run manage.py migrate."}
+
+    def test_with_a_full_disk(self, client, engine, monkeypatch):
+        monkeypatch.setattr("jobs.health.LEAST_SPACE", 2**60)
+
+        assert list(self.ready(client)) == ["disk"]
+
+    def test_without_postgres_names_no_host(self, client, engine, database, monkeypatch):
+        with monkeypatch.context() as spoilt:
+            spoilt.setitem(database, "PORT", 1)
+            troubles = self.ready(client)
+
+        assert troubles["database"] == "Postgres does not answer."
+        assert "127.0.0.1" not in str(troubles)
+
+    def test_is_not_asked_anew_for_a_moment(self, client, engine, monkeypatch):
+        assert self.ready(client) == {}
+        monkeypatch.setattr("jobs.health._look", lambda: 1 / 0)
+
+        assert self.ready(client) == {}

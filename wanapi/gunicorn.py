@@ -5,11 +5,20 @@ Threads, since a request waits for Postgres, for S3, or for somebody's image ser
 
 import json
 import os
+import shutil
 import socket
+import tempfile
+from typing import Any
 
 from gunicorn import util
+from prometheus_client import multiprocess
 
-bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
+from wanapi import logs
+
+host = os.environ.get("HOST", "127.0.0.1")
+bind = [f"{host}:{os.environ.get('PORT', '8000')}"]
+if port := os.environ.get("METRICS_PORT"):
+    bind.append(f"{host}:{port}")
 worker_class = "gthread"
 workers = int(os.environ.get("WEB_WORKERS", "2"))
 threads = 16
@@ -17,8 +26,18 @@ preload_app = True
 timeout = 60
 graceful_timeout = 5
 control_socket_disable = True
-accesslog = "-"
-access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(B)s %(M)sms'  # without the query and the headers
+logconfig_dict = logs.config(os.environ.get("LOG_LEVEL", "INFO"), os.environ.get("LOG_FORMAT", "line"))
+
+# Where each process counts its requests; read before the service is loaded (wanapi/middleware.py).
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts = tempfile.mkdtemp(prefix="wanapi-metrics-")
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    multiprocess.mark_process_dead(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    shutil.rmtree(counts, ignore_errors=True)
 
 
 def write_error(client: socket.socket, status: int, reason: str, message: str) -> None:

@@ -6,7 +6,6 @@ A value that cannot work stops the start with a sentence that names it.
 
 import os
 import socket
-import sys
 import warnings
 from datetime import timedelta
 from ipaddress import ip_network
@@ -20,6 +19,7 @@ from dotenv import load_dotenv
 from environs import EnvError, FileAwareEnv
 
 from comfy.workflow import PRESETS
+from wanapi import logs
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -123,6 +123,9 @@ try:
     IMAGE_URL_TIMEOUT = above("IMAGE_URL_TIMEOUT", 1, 20)
     IMAGE_MAX_BYTES = above("IMAGE_MAX_BYTES", 1, 20 * 1024 * 1024)
     LOG_LEVEL = env.str("LOG_LEVEL", "INFO").upper()
+    LOG_FORMAT = env.str("LOG_FORMAT", "line")
+    METRICS_PORT = above("METRICS_PORT", 0, 0)
+    WARM_UP = env.bool("WARM_UP", True)
 except (EnvError, ValueError) as error:
     raise ImproperlyConfigured(str(error)) from error
 
@@ -132,6 +135,8 @@ if WORKFLOW_PRESET not in PRESETS:
     )
 if LOG_LEVEL not in LOG_LEVELS:
     raise ImproperlyConfigured(f"LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}, not {LOG_LEVEL!r}.")
+if LOG_FORMAT not in logs.FORMATS:
+    raise ImproperlyConfigured(f"LOG_FORMAT must be {' or '.join(logs.FORMATS)}, not {LOG_FORMAT!r}.")
 if VIDEO_URL_TTL > 7 * 24 * 3600:
     raise ImproperlyConfigured("VIDEO_URL_TTL must be at most 604800: S3 signs links for seven days at most.")
 
@@ -173,6 +178,7 @@ INSTALLED_APPS = [
     "jobs",
 ]
 MIDDLEWARE = [
+    "wanapi.middleware.Observe",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "corsheaders.middleware.CorsMiddleware",
@@ -292,15 +298,4 @@ Q_CLUSTER = {
 # "Retry larger than timeout": there is no timeout, since the driver has deadlines of its own.
 warnings.filterwarnings("ignore", message="Retry and timeout are misconfigured")
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": sys.stderr, "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
-    "loggers": {
-        "django-q": {"level": "WARNING" if LOG_LEVEL == "INFO" else LOG_LEVEL},
-        "botocore": {"level": "WARNING"},
-        "django.request": {"level": "ERROR"},  # a client's 4xx is not our news
-    },
-}
+LOGGING = logs.config(LOG_LEVEL, LOG_FORMAT)

@@ -24,15 +24,15 @@ from typing import Any
 import django_q.cluster
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError, NotSupportedError, connection
 from django_q.models import OrmQ
 from django_q.tasks import async_task
 
 from comfy import workflow
 from comfy.client import Comfy, Unreachable
-from jobs import retention, worker
+from jobs import metrics, retention, worker
 from jobs.engines import Engine
-from jobs.models import PUBLISH, RENDER, Job, wake_if_idle
+from jobs.models import PUBLISH, RENDER, Event, Job, Metric, wake_if_idle
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +90,11 @@ def wait_for_tables() -> None:
     told = False
     while True:
         try:
-            for model in (Job, Engine, OrmQ):
+            for model in (Job, Engine, Event, Metric, OrmQ):
                 model.objects.first()
             return connection.close()  # django-q2 forks next
+        except NotSupportedError as error:
+            sys.exit(f"wanapi: {error}")  # of another version than Django can use
         except (DatabaseError, InterfaceError) as error:
             if not told:
                 logger.warning("waiting for the database and its migrations (manage.py migrate): %s", error)
@@ -172,6 +174,7 @@ class EngineWatch:
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
+        self._counted_at = time.monotonic()
         self._look_at = 0.0
         self._pause = TICK
         self._restart_at = 0.0
@@ -184,8 +187,21 @@ class EngineWatch:
         elif engine is not None and self.engine is None:
             logger.info("engine %s: held", name)
         self.engine = engine
+        self._count(engine)
         if engine and time.monotonic() >= self._look_at:
             self._look(engine)
+
+    def _count(self, engine: Engine | None) -> None:
+        """What the GPU did since the last tick."""
+        now = time.monotonic()
+        passed, self._counted_at = now - self._counted_at, now
+        if engine is None:
+            return  # a standby
+        if engine.job_set.filter(status=Job.Status.PROCESSING, rendered_at=None).exists():
+            doing = "busy"
+        else:
+            doing = "starved" if Job.objects.to_render().exists() else "idle"
+        metrics.add({(f"gpu_{doing}_seconds", engine.name): passed})
 
     def _look(self, engine: Engine) -> None:
         try:

@@ -1,0 +1,104 @@
+"""/metrics, for Prometheus: counters of Postgres, what its rows say now, and this web instance's requests."""
+
+import logging
+import os
+from collections.abc import Iterator
+
+from django.db import DatabaseError, InterfaceError
+from django.db.models import Min
+from django.db.models.functions import Now
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from jobs.engines import Engine
+from jobs.metrics import BUCKETS, Metric
+from jobs.models import Job
+
+logger = logging.getLogger(__name__)
+
+COUNTERS = {  # in jobs_metric: the name of its label, and what it counts
+    "job_events": ("event", "What happened to jobs: claimed, adopted, lapsed, completed and so on."),
+    "jobs_failed": ("reason", "Jobs that failed, by reason."),
+    "gpu_busy_seconds": ("engine", "Time in which the engine's GPU rendered."),
+    "gpu_starved_seconds": ("engine", "Time in which it did not render although jobs were waiting."),
+    "gpu_idle_seconds": ("engine", "Time in which nothing was to be rendered."),
+}
+HISTOGRAMS = {
+    "job_wait_seconds": "From the submit of a job to its start in ComfyUI.",
+    "job_render_seconds": "From its start in ComfyUI to the finished file.",
+    "job_publish_seconds": "From the finished file to the video in S3.",
+}
+
+
+def metrics() -> bytes:
+    shared = CollectorRegistry()
+    shared.register(Database())
+    return generate_latest(shared) + generate_latest(_own())
+
+
+def _own() -> CollectorRegistry:
+    """What gunicorn's processes counted, each in a file; without gunicorn, this process."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return REGISTRY
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    return registry
+
+
+class Database(Collector):
+    """The same whichever web instance is asked: take the largest and not the sum over instances."""
+
+    def collect(self) -> Iterator[Family]:
+        up = True
+        try:
+            yield from [*self._now(), *self._engines(), *self._counted()]
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("metrics: %s", error)
+            up = False
+        yield GaugeMetricFamily("wanapi_database_up", "Whether Postgres answered.", value=up)
+
+    def _now(self) -> Iterator[Family]:
+        states = GaugeMetricFamily("wanapi_jobs", "Unfinished jobs, by state.", labels=["state"])
+        queued, processing = Job.objects.queued(), Job.objects.filter(status=Job.Status.PROCESSING)
+        states.add_metric(["queued"], queued.count())
+        states.add_metric(["rendering"], processing.filter(rendered_at=None).count())
+        states.add_metric(["publishing"], processing.filter(rendered_at__isnull=False).count())
+        yield states
+        oldest = queued.aggregate(age=Now() - Min("created_at"))["age"]
+        yield GaugeMetricFamily(
+            "wanapi_oldest_queued_seconds",
+            "Age of the oldest queued job; 0 if there is none.",
+            value=oldest.total_seconds() if oldest else 0,
+        )
+
+    def _engines(self) -> Iterator[Family]:
+        ready = GaugeMetricFamily(
+            "wanapi_engine_ready", "Whether the engine's ComfyUI answers, with all models.", labels=["engine"]
+        )
+        loaded = set(Engine.objects.loaded().values_list("name", flat=True))
+        for name in Engine.objects.values_list("name", flat=True):
+            ready.add_metric([name], name in loaded)
+        yield ready
+
+    def _counted(self) -> Iterator[Family]:
+        values: dict[str, dict[str, float]] = {name: {} for name in (*COUNTERS, *HISTOGRAMS)}
+        for name, label, value in Metric.objects.values_list("name", "label", "value"):
+            values[name][label] = value
+        for name, (label_name, text) in COUNTERS.items():
+            counter = CounterMetricFamily(f"wanapi_{name}", text, labels=[label_name])
+            for label, value in sorted(values[name].items()):
+                counter.add_metric([label], value)
+            yield counter
+        for name, text in HISTOGRAMS.items():
+            yield _histogram(name, text, values[name])
+
+
+def _histogram(name: str, text: str, values: dict[str, float]) -> HistogramMetricFamily:
+    total, buckets = 0.0, []
+    for bound in (*map(str, BUCKETS), "+Inf"):
+        total += values.get(bound, 0)
+        buckets.append((bound, total))
+    return HistogramMetricFamily(f"wanapi_{name}", text, buckets=buckets, sum_value=values.get("sum", 0))

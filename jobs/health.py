@@ -1,0 +1,105 @@
+"""/health/ready: whether this instance can accept a job and somebody can render it, part by part."""
+
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+
+from django.db import DatabaseError, InterfaceError, connection
+from django.db.migrations.executor import MigrationExecutor
+
+from jobs import storage
+from jobs.engines import Engine
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 4.0  # seconds for all parts together
+KEPT = 2.0  # seconds: it needs no key, and must not become a way to load S3
+LEAST_SPACE = 512 * 1024 * 1024  # bytes, for uploads and videos on their way
+
+
+class Trouble(Exception):
+    """One sentence, without names of hosts: anybody can ask."""
+
+
+def database() -> None:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except (DatabaseError, InterfaceError) as error:
+        logger.warning("not ready: %s", error)
+        raise Trouble("Postgres does not answer.") from None
+
+
+def migrations() -> None:
+    executor = MigrationExecutor(connection)
+    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        raise Trouble("Migrations are missing: run manage.py migrate.")
+
+
+def bucket() -> None:
+    try:
+        storage.check_bucket()
+    except storage.StorageError as error:
+        logger.warning("not ready: %s", error)
+        raise Trouble("S3 does not let us use the bucket; manage.py check_setup says why.") from None
+
+
+def engines() -> None:
+    if not Engine.objects.loaded().exists():
+        raise Trouble("No engine is ready: its worker, ComfyUI or a model file is missing.")
+
+
+def disk() -> None:
+    if shutil.disk_usage(tempfile.gettempdir()).free < LEAST_SPACE:
+        raise Trouble("The disk for temporary files is nearly full.")
+
+
+PARTS: dict[str, Callable[[], None]] = {
+    "database": database,
+    "migrations": migrations,
+    "storage": bucket,
+    "engines": engines,
+    "disk": disk,
+}
+Report = dict[str, str | None]  # part -> trouble
+
+_threads = ThreadPoolExecutor(max_workers=len(PARTS), thread_name_prefix="ready")
+_lock = threading.Lock()
+_last: tuple[float, Report] | None = None
+
+
+def report() -> Report:
+    """What is wrong with each part, or None; not asked anew within KEPT seconds."""
+    global _last
+    with _lock:
+        if _last is None or time.monotonic() - _last[0] > KEPT:
+            _last = time.monotonic(), _look()
+        return _last[1]
+
+
+def _look() -> Report:
+    """All parts at once, in threads of their own: one that hangs must not hide the others."""
+    looks = {name: _threads.submit(_trouble, check) for name, check in PARTS.items()}
+    wait(looks.values(), timeout=PATIENCE)
+    for look in looks.values():
+        look.cancel()
+    late = "There was no answer in time."
+    return {
+        name: look.result() if look.done() and not look.cancelled() else late for name, look in looks.items()
+    }
+
+
+def _trouble(check: Callable[[], None]) -> str | None:
+    try:
+        check()
+    except Trouble as trouble:
+        return str(trouble)
+    except (DatabaseError, InterfaceError):  # of the other parts that ask it
+        return "Postgres does not answer."
+    finally:
+        connection.close_if_unusable_or_obsolete()
+    return None

@@ -1,0 +1,51 @@
+"""Logging for every process: lines to read, or JSON for a collector. Knows nothing of Django."""
+
+import logging
+from contextvars import ContextVar
+from typing import Any
+
+FORMATS = ("line", "json")
+FIELDS = ("request_id", "job_id", "attempt", "prompt_id")  # beside the usual ones, in JSON
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+class Context(logging.Filter):
+    """Puts the id of the request that is being answered on each record."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = request_id.get()
+        return True
+
+
+def config(level: str, format: str) -> dict[str, Any]:
+    """For ``logging.config.dictConfig``."""
+    names = ("asctime", "levelname", "name", "message", *FIELDS)
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"context": {"()": Context}},
+        "formatters": {
+            "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
+            "json": {
+                "()": "pythonjsonlogger.json.JsonFormatter",
+                "fmt": " ".join(f"%({name})s" for name in names),
+                "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+            },
+        },
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stderr",
+                "formatter": format,
+                "filters": ["context"],
+            }
+        },
+        "root": {"handlers": ["stderr"], "level": level},
+        "loggers": {
+            "gunicorn.error": {"handlers": [], "propagate": True},
+            "django-q": {"level": "WARNING" if level == "INFO" else level},
+            "botocore": {"level": "WARNING"},
+            "django.request": {"level": "ERROR"},  # a client's 4xx is not our news
+        },
+    }

@@ -1,0 +1,61 @@
+"""Around every request: its id, its line in the log, its time in the metrics."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+from django.utils.encoding import escape_uri_path
+from prometheus_client import Histogram
+
+from wanapi.logs import request_id
+
+logger = logging.getLogger("wanapi.access")
+
+SECONDS = Histogram(
+    "wanapi_http_request_duration_seconds",
+    "Answered requests of this web instance, by route.",
+    ["method", "route", "status"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+OFTEN = ("/health", "/metrics", "/static")
+HEADER = "X-Request-ID"
+Answer = Callable[[HttpRequest], HttpResponse]
+
+
+class Observe:
+    """The first of all middlewares: nothing that is answered escapes it."""
+
+    def __init__(self, answer: Answer):
+        self.answer = answer
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        given = request.headers.get(HEADER, "")
+        own = given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else uuid.uuid4().hex
+        token, began = request_id.set(own), time.monotonic()
+        try:
+            response = self.answer(request)
+            seconds = time.monotonic() - began
+            method = request.method if request.method in METHODS else "other"
+            SECONDS.labels(method, route(request), response.status_code).observe(seconds)
+            # The path and not the query, and no header: neither keys nor prompts get into the log.
+            level = logging.DEBUG if request.path.startswith(OFTEN) else logging.INFO
+            path, status = escape_uri_path(request.path), response.status_code
+            logger.log(level, "%s %s %s in %.0f ms", method, path, status, 1000 * seconds)
+        finally:
+            request_id.reset(token)
+        response[HEADER] = own
+        return response
+
+
+def route(request: HttpRequest) -> str:
+    """As in the schema, ``/jobs/{job_id}``: labels must be few, whatever clients ask for."""
+    match = request.resolver_match
+    if match is None:
+        return "other"
+    if match.route.startswith("admin"):
+        return "/admin"
+    return "/" + re.sub(r"\(\?P<(\w+)>[^)]*\)", r"{\1}", match.route).strip("^$").rstrip("/?")
