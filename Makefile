@@ -13,7 +13,7 @@ serve: .venv/ready  ## the service on http://127.0.0.1:8000 until Ctrl-C; data i
 test: .venv/ready  ## all tests, on a Postgres, an S3 and a simulator of their own
 	@exec $(PY) -m pytest $(ARGS)
 
-test-faults: .venv/ready  ## every fault at full count, and the table of docs/reliability.md; takes about two hours
+test-faults: .venv/ready  ## every fault at full count, and the table of docs/reliability.md; takes about an hour
 	@FULL=1 exec $(PY) -m pytest tests/faults tests/test_state_machine.py $(ARGS)
 
 fuzz: .venv/ready  ## hostile bodies, images, servers and the API against its schema, at full count; ten minutes
