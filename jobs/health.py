@@ -45,7 +45,7 @@ def bucket() -> None:
         storage.check_bucket()
     except storage.StorageError as error:
         logger.warning("not ready: %s", error)
-        raise Trouble("S3 does not let us use the bucket; manage.py check_setup says why.") from None
+        raise Trouble("S3 does not let us use the bucket; the log says why.") from None
 
 
 def engines() -> None:

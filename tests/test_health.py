@@ -151,7 +151,7 @@ class TestReady:
         settings.S3_BUCKET = "another"
 
         assert self.ready(client) == {
-            "storage": "S3 does not let us use the bucket; manage.py check_setup says why."
+            "storage": "S3 does not let us use the bucket; the log says why."
         }
 
     def test_with_a_migration_that_was_not_run(self, client, engine, monkeypatch):

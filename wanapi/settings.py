@@ -125,7 +125,6 @@ try:
     LOG_LEVEL = env.str("LOG_LEVEL", "INFO").upper()
     LOG_FORMAT = env.str("LOG_FORMAT", "line")
     METRICS_PORT = above("METRICS_PORT", 0, 0)
-    WARM_UP = env.bool("WARM_UP", True)
 except (EnvError, ValueError) as error:
     raise ImproperlyConfigured(str(error)) from error
 
