@@ -150,9 +150,7 @@ class TestReady:
     def test_without_the_bucket(self, client, engine, settings):
         settings.S3_BUCKET = "another"
 
-        assert self.ready(client) == {
-            "storage": "S3 does not let us use the bucket; the log says why."
-        }
+        assert self.ready(client) == {"storage": "S3 does not let us use the bucket; the log says why."}
 
     def test_with_a_migration_that_was_not_run(self, client, engine, monkeypatch):
         plan = "django.db.migrations.executor.MigrationExecutor.migration_plan"
