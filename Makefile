@@ -32,7 +32,7 @@ lint: .venv/ready  ## format, style, types
 	@env API_KEY=- SECRET_KEY=- S3_BUCKET=- DATABASE_URL=postgresql://- $(PY) -m mypy  # its Django plugin loads the settings
 
 lock: .venv/ready  ## pins everything with its hashes, after a change of a requirements*.in
-	@for name in requirements requirements-dev local/requirements-s3; do \
+	@for name in requirements requirements-simulator requirements-dev local/requirements-s3; do \
 		.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; \
 	done
