@@ -41,7 +41,12 @@ class GenerateView(View):
         key = client(request).key
         if once and (earlier := Job.objects.submitted_with(once, key)):
             return self._replay(earlier, sha256)
-        Job.objects.check_limits(key)  # again in submit(), exactly: this one saves the image's way
+        try:
+            Job.objects.check_limits(key)  # again in submit(), exactly: this one saves the image's way
+        except LimitReached:
+            if once and (earlier := Job.objects.submitted_with(once, key)):  # it took the last place
+                return self._replay(earlier, sha256)
+            raise
         body = serializers.GenerateRequest(data=request.data)
         body.is_valid(raise_exception=True)
         prompt, image = body.validated_data["prompt"], body.validated_data["image"]
@@ -51,11 +56,11 @@ class GenerateView(View):
             storage.put_input(job.input_key, image)  # before the row: an accepted job has its image
         try:
             job = Job.objects.submit(job)
-        except (IntegrityError, LimitReached) as error:
+        except (IntegrityError, LimitReached):
             if image:
                 storage.delete([job.input_key])
             earlier = Job.objects.submitted_with(once, key) if once else None
-            if earlier is None or isinstance(error, LimitReached):
+            if earlier is None:
                 raise
             return self._replay(earlier, sha256)
         return Response(serializers.Submitted(job).data)

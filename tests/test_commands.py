@@ -245,3 +245,29 @@ class TestSettings:
         done = run("-c", show, API_KEY=None, API_KEY_FILE=str(tmp_path / "key"))
 
         assert done.stdout == "from-a-file\n"
+
+
+@pytest.mark.django_db
+class TestCheckSetup:
+    def test_a_service_that_can_work(self):
+        assert manage("check_setup").splitlines() == ["Postgres: ok", "migrations: ok", "S3: ok"]
+        assert not list(storage.listed("inputs/check-"))
+
+    def test_a_bucket_that_is_not_there_is_named_with_the_right_that_failed(self, settings, capsys):
+        settings.S3_BUCKET = "another"
+
+        assert refused("check_setup") == "The service cannot work like this."
+        output = io.StringIO()
+        with pytest.raises(CommandError):
+            call_command("check_setup", stdout=output)
+        assert "S3: s3:PutObject failed" in output.getvalue()
+
+    def test_links_that_lead_nowhere(self, settings):
+        settings.S3_PUBLIC_ENDPOINT_URL = "http://127.0.0.1:1"
+        output = io.StringIO()
+
+        with pytest.raises(CommandError):
+            call_command("check_setup", stdout=output)
+
+        assert "is S3_PUBLIC_ENDPOINT_URL right?" in output.getvalue()
+        assert not list(storage.listed("inputs/check-"))

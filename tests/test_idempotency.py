@@ -10,7 +10,8 @@ from django.db.models.functions import Now
 from django.test import Client
 
 from jobs.engines import seconds
-from jobs.models import Job
+from jobs.keys import ApiKey
+from jobs.models import Job, JobQuerySet
 from tests import parts
 from tests.conftest import make_job, picture
 
@@ -93,3 +94,21 @@ def test_of_many_at_once_one_makes_the_job_and_all_get_its_answer():
     [job] = Job.objects.all()
     assert answers == [str(job.pk)] * 8
     boto3.client("s3", endpoint_url=parts.S3_URL).head_object(Bucket="wanapi", Key=job.input_key)
+
+
+def test_at_the_limit_of_a_key_the_same_request_still_gets_the_first_answer(client, monkeypatch):
+    """Also when the first one took the last place after the second had looked for it."""
+    _, text = ApiKey.objects.make(name="shop", max_queued=1)
+    headers = {"X-API-Key": text, "Idempotency-Key": "abc"}
+
+    def ask():
+        return client.post("/generate", {"prompt": "A cat"}, "application/json", headers=headers)
+
+    first, looks = ask(), []
+    find = JobQuerySet.submitted_with
+    monkeypatch.setattr(
+        JobQuerySet, "submitted_with", lambda *args: find(*args) if looks else looks.append(1)
+    )
+
+    assert (ask().status_code, ask().json()) == (200, first.json())
+    assert Job.objects.count() == 1

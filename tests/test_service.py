@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from local import parts as local_parts
 from local.parts import ROOT
 from local.stack import Stack
 from tests import parts
-from tests.conftest import picture
+from tests.conftest import eventually, picture
 
 REFERENCE = (ROOT / "docs" / "api-reference.md").read_text()
 TSX = "4.23.15"
@@ -89,6 +90,18 @@ def tsx():
             ["npm", "install", "--silent", "--prefix", folder, f"tsx@{TSX}"], check=True, timeout=120
         )
     return program
+
+
+def test_a_request_that_cannot_be_read_leaves_nothing_of_it_in_the_log(stack):
+    message = b"GET /jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key MYSECRET\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(stack.env["PORT"])), timeout=10) as connection:
+        connection.sendall(message)
+        answer = connection.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"application/json" in answer
+    log = eventually(lambda: "Invalid request" in (text := (stack.logs / "web.log").read_text()) and text)
+    assert "MYSECRET" not in log
 
 
 class TestClients:

@@ -17,7 +17,7 @@ from wanapi import logs
 
 host = os.environ.get("HOST", "127.0.0.1")
 bind = [f"{host}:{os.environ.get('PORT', '8000')}"]
-if port := os.environ.get("METRICS_PORT"):
+if (port := os.environ.get("METRICS_PORT", "0")) != "0":
     bind.append(f"{host}:{port}")
 worker_class = "gthread"
 workers = int(os.environ.get("WEB_WORKERS", "2"))

@@ -18,13 +18,22 @@ class Context(logging.Filter):
         return True
 
 
+class NoQuotes(logging.Filter):
+    """gunicorn quotes a request that it cannot read, which may be a prompt or a key: only the rest is kept."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if str(record.msg).startswith("Invalid request from "):
+            record.msg = record.msg.partition(": ")[0]
+        return True
+
+
 def config(level: str, format: str) -> dict[str, Any]:
     """For ``logging.config.dictConfig``."""
     names = ("asctime", "levelname", "name", "message", *FIELDS)
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "filters": {"context": {"()": Context}},
+        "filters": {"context": {"()": Context}, "no_quotes": {"()": NoQuotes}},
         "formatters": {
             "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
             "json": {
@@ -43,7 +52,7 @@ def config(level: str, format: str) -> dict[str, Any]:
         },
         "root": {"handlers": ["stderr"], "level": level},
         "loggers": {
-            "gunicorn.error": {"handlers": [], "propagate": True},
+            "gunicorn.error": {"handlers": [], "propagate": True, "filters": ["no_quotes"]},
             "django-q": {"level": "WARNING" if level == "INFO" else level},
             "botocore": {"level": "WARNING"},
             "django.request": {"level": "ERROR"},  # a client's 4xx is not our news

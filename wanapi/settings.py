@@ -128,6 +128,8 @@ try:
 except (EnvError, ValueError) as error:
     raise ImproperlyConfigured(str(error)) from error
 
+if not API_KEY.isascii():
+    raise ImproperlyConfigured("API_KEY must be ASCII: HTTP headers carry nothing else reliably.")
 if WORKFLOW_PRESET not in PRESETS:
     raise ImproperlyConfigured(
         f"WORKFLOW_PRESET must be one of {', '.join(PRESETS)}, not {WORKFLOW_PRESET!r}."
@@ -197,10 +199,12 @@ WHITENOISE_USE_FINDERS = True  # the admin's files come straight from the packag
 if BEHIND_TLS_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")  # which the proxy must set, and overwrite
     SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
-    SECURE_REDIRECT_EXEMPT = [r"^health"]  # asked from within, without the proxy
+    SECURE_REDIRECT_EXEMPT = [r"^health", r"^metrics"]  # asked from within, without the proxy
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
 # HSTS for other names below this domain, and for the browsers' own list, is not ours to decide.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+# A new API key is shown by a message, which must not travel in a cookie.
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 SESSION_COOKIE_NAME = "wanapi_session"
 CSRF_COOKIE_NAME = "wanapi_csrf"
 SESSION_COOKIE_AGE = 12 * 3600
