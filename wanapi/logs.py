@@ -19,7 +19,7 @@ class Context(logging.Filter):
 
 
 class NoQuotes(logging.Filter):
-    """gunicorn quotes a request that it cannot read, which may be a prompt or a key: only the rest is kept."""
+    """gunicorn quotes a request that it cannot read, maybe a prompt or a key: that is cut off."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if str(record.msg).startswith("Invalid request from "):
