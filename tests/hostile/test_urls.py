@@ -1,6 +1,7 @@
 """No form of a private address, straight or by a redirect, is ever connected to."""
 
 import sys
+from threading import get_ident
 
 import pytest
 
@@ -53,10 +54,11 @@ HOSTS = [
     "[ff02::1]",
 ]
 _connections: list[object] | None = None
+_thread = 0
 
 
 def witness(event: str, arguments: tuple[object, ...]) -> None:
-    if event == "socket.connect" and _connections is not None:
+    if event == "socket.connect" and _connections is not None and get_ident() == _thread:
         _connections.append(arguments[1])
 
 
@@ -65,9 +67,9 @@ sys.addaudithook(witness)  # of the interpreter itself: sees what no patch of ou
 
 @pytest.fixture
 def connections():
-    """Every address that this process connects to."""
-    global _connections
-    _connections = []
+    """Every address that this thread connects to; those that earlier tests left have their own business."""
+    global _connections, _thread
+    _connections, _thread = [], get_ident()
     yield _connections
     _connections = None
 
