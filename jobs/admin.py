@@ -13,6 +13,7 @@ from jobs import storage
 from jobs.engines import Engine
 from jobs.keys import ApiKey, ApiKeyQuerySet
 from jobs.models import Job, JobQuerySet
+from jobs.timeline import Event
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
@@ -25,6 +26,20 @@ class ReadOnlyAdmin(admin.ModelAdmin):
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class EventInline(admin.TabularInline):
+    model = Event
+    fields = readonly_fields = ("at", "kind", "worker", "attempt", "render", "detail")
+    ordering = ("at", "pk")
+    extra = 0
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
 
@@ -49,6 +64,7 @@ class JobAdmin(ReadOnlyAdmin):
     list_per_page = 50
     show_full_result_count = False
     actions = ("requeue", "cancel")
+    inlines = (EventInline,)
     fieldsets = (
         (
             None,
@@ -96,12 +112,12 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Requeue the selected failed or cancelled jobs", permissions=["manage"])
     def requeue(self, request: HttpRequest, jobs: JobQuerySet) -> None:
-        selected, count = jobs.count(), jobs.requeue()
+        selected, count = jobs.count(), jobs.requeue(f"by {request.user}")
         self._tell(request, count, "requeued", selected - count, "neither failed nor cancelled")
 
     @admin.action(description="Cancel the selected jobs that are not finished", permissions=["manage"])
     def cancel(self, request: HttpRequest, jobs: JobQuerySet) -> None:
-        selected, count = jobs.count(), jobs.cancel()
+        selected, count = jobs.count(), jobs.cancel(f"by {request.user}")
         self._tell(request, count, "cancelled", selected - count, "finished")
 
     def _tell(self, request: HttpRequest, done: int, what: str, others: int, why: str) -> None:

@@ -86,7 +86,7 @@ class Database(Collector):
     def _counted(self) -> Iterator[Family]:
         values: dict[str, dict[str, float]] = {name: {} for name in (*COUNTERS, *HISTOGRAMS)}
         for name, label, value in Metric.objects.values_list("name", "label", "value"):
-            values[name][label] = value
+            values.setdefault(name, {})[label] = value  # also of a newer release
         for name, (label_name, text) in COUNTERS.items():
             counter = CounterMetricFamily(f"wanapi_{name}", text, labels=[label_name])
             for label, value in sorted(values[name].items()):

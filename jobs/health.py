@@ -77,7 +77,8 @@ def report() -> Report:
     global _last
     with _lock:
         if _last is None or time.monotonic() - _last[0] > KEPT:
-            _last = time.monotonic(), _look()
+            found = _look()  # its own time does not count, or those who wait would all look again
+            _last = time.monotonic(), found
         return _last[1]
 
 

@@ -18,6 +18,7 @@ from jobs.models import Job
 
 MAX_PROMPT = 10_000
 MAX_LISTED = 1000
+TIMESTAMP = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"
 
 # The four states of the reference, and the rows that show as each: its clients leave their loops on "failed".
 SHOWN_AS = {
@@ -136,7 +137,7 @@ def once(query: QueryDict) -> dict[str, str]:
 # Answers
 
 
-@extend_schema_field({"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"})
+@extend_schema_field({"type": "string", "pattern": TIMESTAMP})
 class Timestamp(serializers.DateTimeField):
     """UTC, six digits, no offset: the form of the API reference."""
 
@@ -144,7 +145,7 @@ class Timestamp(serializers.DateTimeField):
         super().__init__(format="%Y-%m-%dT%H:%M:%S.%f", default_timezone=UTC, **options)
 
 
-@extend_schema_field({"type": ["string", "null"], "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"})
+@extend_schema_field({"type": ["string", "null"], "pattern": TIMESTAMP})
 class TimestampOrNull(Timestamp):
     pass
 

@@ -102,7 +102,7 @@ class CancelView(View):
     @openapi.cancel
     def post(self, request: Request, job_id: str) -> Response:
         job = find(request, job_id)
-        if not Job.objects.filter(pk=job.pk).cancel():
+        if not Job.objects.filter(pk=job.pk).cancel("by a client"):
             job.refresh_from_db()
             raise Conflict(f"The job is finished ({job.status}) and cannot be cancelled.")
         job.refresh_from_db()

@@ -210,3 +210,14 @@ def test_what_comfyui_reports_becomes_no_html(admin, engine):
     engine.report(version=EVIL, lacks=[EVIL])
 
     assert EVIL not in page(admin, ENGINES)
+
+
+def test_a_jobs_page_tells_what_happened_to_it_and_by_whom(admin_client, engine):
+    job = make_job()
+    Job.objects.claim_render(engine).failed("It failed.", reason="node", detail="Traceback: in line 7")
+    admin_client.post("/admin/jobs/job/", {"action": "requeue", "_selected_action": [job.pk]})
+
+    page = admin_client.get(f"/admin/jobs/job/{job.pk}/change/").content.decode()
+
+    for text in ("claimed", "failed", "Traceback: in line 7", "requeued", "by admin", engine.worker):
+        assert text.lower() in page.lower()

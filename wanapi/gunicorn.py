@@ -26,7 +26,11 @@ preload_app = True
 timeout = 60
 graceful_timeout = 5
 control_socket_disable = True
-logconfig_dict = logs.config(os.environ.get("LOG_LEVEL", "INFO"), os.environ.get("LOG_FORMAT", "line"))
+# What is wrong here the settings refuse a moment later, with a sentence.
+level, format = os.environ.get("LOG_LEVEL", "").upper(), os.environ.get("LOG_FORMAT")
+logconfig_dict = logs.config(
+    level if level in logs.LEVELS else "INFO", format if format in logs.FORMATS else "line"
+)
 
 # Where each process counts its requests; read before the service is loaded (wanapi/middleware.py).
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts = tempfile.mkdtemp(prefix="wanapi-metrics-")

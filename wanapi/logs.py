@@ -4,6 +4,7 @@ import logging
 from contextvars import ContextVar
 from typing import Any
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORMATS = ("line", "json")
 FIELDS = ("request_id", "job_id", "attempt", "prompt_id")  # beside the usual ones, in JSON
 

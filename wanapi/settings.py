@@ -21,7 +21,6 @@ from environs import EnvError, FileAwareEnv
 from comfy.workflow import PRESETS
 from wanapi import logs
 
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = FileAwareEnv(strip_whitespace=True)
 
@@ -134,8 +133,8 @@ if WORKFLOW_PRESET not in PRESETS:
     raise ImproperlyConfigured(
         f"WORKFLOW_PRESET must be one of {', '.join(PRESETS)}, not {WORKFLOW_PRESET!r}."
     )
-if LOG_LEVEL not in LOG_LEVELS:
-    raise ImproperlyConfigured(f"LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}, not {LOG_LEVEL!r}.")
+if LOG_LEVEL not in logs.LEVELS:
+    raise ImproperlyConfigured(f"LOG_LEVEL must be one of {', '.join(logs.LEVELS)}, not {LOG_LEVEL!r}.")
 if LOG_FORMAT not in logs.FORMATS:
     raise ImproperlyConfigured(f"LOG_FORMAT must be {' or '.join(logs.FORMATS)}, not {LOG_FORMAT!r}.")
 if VIDEO_URL_TTL > 7 * 24 * 3600:

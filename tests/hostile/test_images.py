@@ -7,6 +7,7 @@ import pytest
 import requests
 
 from tests.conftest import FULL
+from tests.hostile.conftest import Memory
 from tests.hostile.images import IMAGES
 
 QUICK = [  # to make, and one of each defence
@@ -22,8 +23,6 @@ QUICK = [  # to make, and one of each defence
 @pytest.fixture(scope="module")
 def outcomes(stack):
     """Name: status, sentence, seconds, MiB above the idle size."""
-    from tests.hostile.conftest import Memory
-
     memory, found = Memory(stack), {}
     for name in IMAGES if FULL else QUICK:
         body = {"prompt": "A cat", "image_base64": base64.b64encode(IMAGES[name][0]()).decode()}
