@@ -69,7 +69,7 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     elif isinstance(error, RequestDataTooBig):
         error = PayloadTooLarge()
     elif isinstance(error, UnreadablePostError):
-        error = exceptions.ParseError("The request body ended early.")
+        error = exceptions.ParseError("The request body ended early, or came too slowly.")
     elif isinstance(error, exceptions.ValidationError):
         set_rollback()
         return _invalid(error.detail)

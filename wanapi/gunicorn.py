@@ -19,9 +19,12 @@ host = os.environ.get("HOST", "127.0.0.1")
 bind = [f"{host}:{os.environ.get('PORT', '8000')}"]
 if (port := os.environ.get("METRICS_PORT", "0")) != "0":
     bind.append(f"{host}:{port}")
-worker_class = "gthread"
+worker_class = "wanapi.web.Worker"
 workers = int(os.environ.get("WEB_WORKERS", "2"))
-threads = 16
+# More than may wait at once for slow clients (wanapi/web.py), image servers, images and S3 together.
+threads = 24
+keepalive = 5
+sendfile = False  # it would pass by wanapi/web.py
 preload_app = True
 timeout = 60
 graceful_timeout = 5
