@@ -74,8 +74,10 @@ def _shrunk(image: Image.Image) -> Image.Image:
     image.draft("RGB", size)  # lets JPEG decode at a fraction of its size
     if image.mode.startswith("I;16") or image.mode == "I":  # 16 bit greys would all clip to white
         image = image.point(lambda value: value * (1 / 256)).convert("L")
+    elif image.has_transparency_data and image.mode != "RGBA":  # a palette's, or one colour that is none
+        image = image.convert("RGBA")
     elif image.mode not in ("L", "RGB", "RGBA"):
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image = image.convert("RGB")
     image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     return image.transpose(turn) if turn is not None else image
 

@@ -9,6 +9,7 @@ import ipaddress
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,6 +46,7 @@ SENTENCES: dict[type[Exception], str] = {  # for the client; the first whose err
 
 
 _slots = threading.BoundedSemaphore(AT_ONCE)
+_threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")  # the resolver knows no deadline
 
 
 def fetch(url: str) -> bytes:
@@ -54,23 +56,28 @@ def fetch(url: str) -> bytes:
     """
     if not _slots.acquire(blocking=False):
         raise Busy
+    fetching = _threads.submit(_fetch, url)
+    fetching.add_done_callback(lambda _: _slots.release())
     try:
-        return _fetch(url)
-    finally:
-        _slots.release()
+        return fetching.result(settings.IMAGE_URL_TIMEOUT + 0.5)  # its own deadline comes first
+    except TimeoutError:
+        raise _late() from None
+
+
+def _late() -> BadImage:
+    return BadImage(f"The image's server took longer than {settings.IMAGE_URL_TIMEOUT} seconds.")
 
 
 def _fetch(url: str) -> bytes:
     with Deadline(settings.IMAGE_URL_TIMEOUT) as deadline, _session(deadline) as session:
-        late = BadImage(f"The image's server took longer than {settings.IMAGE_URL_TIMEOUT} seconds.")
         try:
             with session.get(url, stream=True) as response:
                 body = _read(response)
         except tuple(SENTENCES) as error:
             sentence = next(text for kind, text in SENTENCES.items() if isinstance(error, kind))
-            raise (late if deadline.passed else BadImage(sentence)) from None
+            raise (_late() if deadline.passed else BadImage(sentence)) from None
         if deadline.passed:  # a body without a length that was cut looks whole
-            raise late
+            raise _late()
         return body
 
 

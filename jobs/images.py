@@ -39,6 +39,8 @@ def from_base64(text: str) -> bytes:
     """Takes a ``data:`` prefix, white space, missing padding and the URL-safe alphabet."""
     if text[:5].lower() == "data:":
         text = text.partition(",")[2]
+    if not text.isascii():
+        raise BadImage("This is not valid Base64.")
     text = re.sub(r"\s+", "", text).rstrip("=").replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

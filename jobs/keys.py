@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Max, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -102,6 +102,38 @@ class ApiKey(models.Model):
         ApiKey.objects.filter(pk=self.pk).update(
             day=today, jobs_on_day=F("jobs_on_day") + 1 if self.day == today else 1
         )
+
+
+class ServedQuerySet(models.QuerySet["Served"]):
+    def of(self, priority: int) -> int:
+        """The turn that this priority has reached."""
+        return self.filter(priority=priority).aggregate(turn=Max("turn"))["turn"] or 0
+
+    def note(self, key_id: int | None, priority: int, turn: int) -> None:
+        """A job was claimed. One that an operator requeued keeps its old turn, and takes nobody's back."""
+        row, _ = self.get_or_create(key_id=key_id, priority=priority)
+        self.filter(pk=row.pk, turn__lt=turn).update(turn=turn)
+
+
+class Served(models.Model):
+    """The last turn in which a job of a key was claimed, by priority. Jobs may be deleted, these stay."""
+
+    key = models.ForeignKey(ApiKey, null=True, on_delete=models.CASCADE)  # null: the environment's
+    priority = models.SmallIntegerField()
+    turn = models.BigIntegerField(default=0)
+
+    objects = ServedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["priority", "key"], name="served_of_key"),
+            models.UniqueConstraint(
+                fields=["priority"], condition=Q(key=None), name="served_of_environments_key"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key or 'the API_KEY'}, priority {self.priority}: {self.turn}"
 
 
 def digest(text: str) -> str:

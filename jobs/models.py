@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import models, transaction
+from django.db import connection, models, transaction
 from django.db.models import Case, Exists, F, Max, Q, Value, When
 from django.db.models.functions import Coalesce, Now
 from django_q.models import OrmQ
@@ -28,12 +28,13 @@ from comfy import workflow
 from comfy.workflow import Graph
 from jobs import storage
 from jobs.engines import Engine, seconds
-from jobs.keys import ApiKey, LimitReached
+from jobs.keys import ApiKey, LimitReached, Served
 from jobs.metrics import Metric
 from jobs.timeline import Event
 
-__all__ = ["ApiKey", "Engine", "Event", "Job", "Metric"]  # where Django looks for models
+__all__ = ["ApiKey", "Engine", "Event", "Job", "Metric", "Served"]  # where Django looks for models
 
+SUBMISSIONS = 0x57414E  # the number of their lock in Postgres
 RENDER, PUBLISH = "render", "publish"  # the two clusters
 TASKS = {RENDER: "jobs.render.render", PUBLISH: "jobs.publish.publish"}
 
@@ -107,24 +108,26 @@ class JobQuerySet(models.QuerySet["Job"]):
         if key:
             key.check_limits(self.queued().filter(key=key).count())
 
-    def next_turn(self, key: ApiKey | None) -> int:
-        """The turn now served, or the one after the key's last: so a key with one job waits for one job of
-        each other key, not for all of them."""
-        served = self.filter(attempt__gt=0).aggregate(turn=Max("turn"))["turn"] or 0
-        own = self.filter(key=key).aggregate(turn=Max("turn"))["turn"] or 0
-        return max(served, own + 1)
+    def next_turn(self, key: ApiKey | None, priority: int) -> int:
+        """The turn now served in this priority, or the one after the key's last: so a key with one job waits
+        for one job of each other key, not for all of them. Jobs that were cancelled took none."""
+        claimed = Served.objects.filter(key=key, priority=priority).aggregate(turn=Max("turn"))["turn"] or 0
+        waiting = self.queued().filter(key=key, priority=priority).aggregate(turn=Max("turn"))["turn"] or 0
+        return max(Served.objects.of(priority), claimed + 1, waiting + 1)
 
     def submit(self, job: "Job") -> "Job":
         """Accepts a job: its row and the wake-up commit together. Raises LimitReached, and IntegrityError
         if its idempotency key was used already; a request with the same one under way is waited for."""
-        with transaction.atomic():
-            if job.key_id:  # locked, so that parallel requests are counted one by one
-                job.key = ApiKey.objects.select_for_update().get(pk=job.key_id)
+        with transaction.atomic(), connection.cursor() as cursor:
+            # One after the other, so that limits are exact and turns are unique.
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SUBMISSIONS])
+            if job.key_id:
+                job.key = ApiKey.objects.get(pk=job.key_id)
                 job.priority = job.key.priority
             self.check_limits(job.key)
             if job.key:
                 job.key.count_one()
-            job.turn = self.next_turn(job.key)
+            job.turn = self.next_turn(job.key, job.priority)
             job.preset = settings.WORKFLOW_PRESET
             job.seed = secrets.randbelow(2**48)
             job.save(force_insert=True)
@@ -180,6 +183,8 @@ class JobQuerySet(models.QuerySet["Job"]):
                 **changes,
             )
             job.refresh_from_db()
+            if kind == Event.Kind.CLAIMED:
+                Served.objects.note(job.key_id, job.priority, job.turn)
             Event.objects.note([job], kind)
             return job
 
@@ -338,8 +343,9 @@ class Job(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["-priority", "turn", "id"], name="job_queue", condition=Q(status="queued")),
-            models.Index(fields=["turn"], name="job_turn_served", condition=Q(attempt__gt=0)),
-            models.Index(fields=["key", "turn"], name="job_turn_of_key"),
+            models.Index(
+                fields=["key", "priority", "turn"], name="job_queue_of_key", condition=Q(status="queued")
+            ),
             models.Index(fields=["key", "-created_at", "-id"], name="job_list_by_key"),
             models.Index(
                 fields=["rendered_at", "id"],

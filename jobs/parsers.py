@@ -15,6 +15,11 @@ class AlwaysJSON(DefaultContentNegotiation):
         return renderers[0], renderers[0].media_type
 
 
+# Each makes a Python object of maybe 60 bytes. A prompt may hold 10,000 of them.
+STRUCTURE = (b"[", b"{", b",", b":")
+MAX_STRUCTURE = 30_000
+
+
 class StrictJSONParser(JSONParser):
     """An object, in plain UTF-8 whatever the header says, not nested beyond reason, each name once."""
 
@@ -23,7 +28,10 @@ class StrictJSONParser(JSONParser):
         if encoding.lower() != "identity":
             raise UnsupportedMediaType(encoding, "Send the body as it is, without a Content-Encoding.")
         try:
-            data = json.loads(stream.read().decode(), object_pairs_hook=_once, parse_constant=_refuse)
+            body = stream.read()
+            if sum(map(body.count, STRUCTURE)) > MAX_STRUCTURE:
+                raise ParseError("The JSON has too many parts.")
+            data = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_refuse)
         except RecursionError:
             raise ParseError("The JSON is nested too deeply.") from None
         except ValueError:

@@ -14,19 +14,26 @@ logger = logging.getLogger(__name__)
 
 PAUSE = 3600.0  # seconds between two runs
 DAY = 86400
+MAX_FAILED = 5  # in a row
 
 
 def purge_old() -> None:
-    """Removes them one by one, oldest first; what fails now is old in the next run, too."""
+    """Removes them one by one, oldest first. One whose objects S3 will not delete is left for the next run;
+    after some in a row S3 itself is in trouble."""
     end = Now() - seconds(settings.RETENTION_DAYS * DAY)
     old = Job.objects.filter(status__in=FINAL, finished_at__lt=end).order_by("finished_at")
-    count = 0
+    count = failed = 0
     try:
         for job in old.iterator():
-            if stopping.is_set():
+            if stopping.is_set() or failed == MAX_FAILED:
                 break
-            count += bool(job.purge())
-    except (StorageError, *DATABASE_AWAY) as error:
+            try:
+                count += job.purge()
+                failed = 0
+            except StorageError as error:
+                failed += 1
+                logger.warning("retention: job %s stays for now: %s", job.pk, error)
+    except DATABASE_AWAY as error:
         logger.warning("retention: broke off, to be tried again: %s", error)
     if count:
         logger.info("retention: %s jobs older than %s days removed", count, settings.RETENTION_DAYS)

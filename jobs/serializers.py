@@ -17,6 +17,7 @@ from jobs.fetch import fetch
 from jobs.models import Job
 
 MAX_PROMPT = 10_000
+MAX_URL = 8192
 MAX_LISTED = 1000
 TIMESTAMP = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"
 
@@ -64,6 +65,8 @@ class GenerateRequest(serializers.Serializer):
         required=False,
         allow_null=True,
         allow_blank=True,
+        max_length=MAX_URL,
+        error_messages={"max_length": f"The URL must have at most {MAX_URL:,} characters."},
         help_text="URL of a reference image for image-to-video generation: PNG, JPEG or WebP",
     )
     image_base64 = StrictCharField(

@@ -17,7 +17,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 
+AT_ONCE = 4  # requests of one web process that change what S3 holds: each holds a thread of 24
+
 _client_lock = threading.Lock()
+_slots = threading.BoundedSemaphore(AT_ONCE)
 
 
 class StorageError(Exception):
@@ -54,6 +57,17 @@ def _s3() -> Iterator[Any]:
         raise (ObjectMissing if missing else StorageError)(str(error)) from error
     except BotoCoreError as error:
         raise StorageError(str(error)) from error
+
+
+@contextmanager
+def slot() -> Iterator[None]:
+    """For the web process: an S3 that hangs holds some of its threads, and not all."""
+    if not _slots.acquire(timeout=1):
+        raise StorageError("too many requests wait for S3")
+    try:
+        yield
+    finally:
+        _slots.release()
 
 
 def check_bucket() -> None:

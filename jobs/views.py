@@ -53,7 +53,8 @@ class GenerateView(View):
         kind = Job.Kind.IMAGE_TO_VIDEO if image else Job.Kind.TEXT_TO_VIDEO
         job = Job(kind=kind, prompt=prompt, key=key, idempotency_key=once, request_sha256=sha256)
         if image:
-            storage.put_input(job.input_key, image)  # before the row: an accepted job has its image
+            with storage.slot():
+                storage.put_input(job.input_key, image)  # before the row: an accepted job has its image
         try:
             job = Job.objects.submit(job)
         except (IntegrityError, LimitReached):
@@ -90,7 +91,9 @@ class JobView(View):
     @openapi.delete
     def delete(self, request: Request, job_id: str) -> Response:
         job = find(request, job_id)
-        if not job.purge():
+        with storage.slot():
+            purged = job.purge()
+        if not purged:
             job = find(request, job_id)  # it may have been deleted meanwhile
             raise Conflict(f"The job is {job.status}; cancel it before you delete it.")
         return Response(status=204)

@@ -1,5 +1,6 @@
 """DELETE /jobs/{job_id} and retention: what is removed is gone for good, and nothing else is."""
 
+from contextlib import ExitStack
 from unittest.mock import Mock
 
 import boto3
@@ -7,6 +8,7 @@ import pytest
 from django.db.models.functions import Now
 from django_q.models import OrmQ
 
+from jobs import storage
 from jobs.engines import seconds
 from jobs.management.commands.worker import run_tick
 from jobs.models import PUBLISH, Job
@@ -63,8 +65,35 @@ class TestDelete:
 
         assert Job.objects.filter(pk=job.pk).exists()
 
+    def test_an_s3_that_hangs_holds_few_threads(self, api, s3):
+        job = finished(s3)
+        with ExitStack() as slots:
+            for _ in range(storage.AT_ONCE):
+                slots.enter_context(storage.slot())
+
+            assert api.delete(f"/jobs/{job.pk}").status_code == 503
+
+        assert api.delete(f"/jobs/{job.pk}").status_code == 204
+
 
 class TestRetention:
+    def test_a_job_that_cannot_be_removed_stops_no_other(self, s3, settings, monkeypatch):
+        settings.RETENTION_DAYS = 1
+        stuck, other = (finished(s3, finished_at=Now() - seconds(days * DAY)) for days in (3, 2))
+        delete = storage.delete
+
+        def refuse(keys):
+            if stuck.input_key in (keys := list(keys)):
+                raise storage.StorageError("under legal hold")
+            delete(keys)
+
+        monkeypatch.setattr("jobs.storage.delete", refuse)
+
+        purge_old()
+
+        assert list(Job.objects.all()) == [stuck]
+        assert keys(s3, other) == []
+
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize("days", [0, 1])
     def test_the_publish_cluster_does_it_if_a_time_is_set(self, settings, days):

@@ -234,6 +234,15 @@ class TestLimits:
         assert "longer than 1 seconds" in refused(f"{own.url}/later//later//later//image")
         assert time.monotonic() - began < 2
 
+    def test_a_name_server_that_does_not_answer(self, settings, monkeypatch):
+        settings.IMAGE_URL_TIMEOUT = 1
+        ended = threading.Event()
+        monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: ended.wait())
+
+        assert refused("http://example.com/a.png") == "The image's server took longer than 1 seconds."
+
+        ended.set()
+
 
 @contextmanager
 def full_server() -> Iterator[str]:

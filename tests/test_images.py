@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from PIL import Image
 
 from jobs import images
@@ -58,6 +59,13 @@ def test_a_palette_with_transparency_is_flattened():
     image.putpalette([255, 0, 0, 0, 0, 255])
 
     assert normalised(image, transparency=0).getpixel((400, 200)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("RGB", (255, 0, 0)), ("L", 7)])
+def test_a_colour_that_stands_for_none_is_not_seen(mode, colour):
+    image = normalised(Image.new(mode, (100, 100), colour), transparency=colour)
+
+    assert image.getpixel((400, 200)) == (255, 255, 255)
 
 
 def test_of_an_animation_the_first_frame_is_taken():

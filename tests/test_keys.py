@@ -166,8 +166,10 @@ class TestLimits:
         assert stored == []
 
     @pytest.mark.django_db(transaction=True)
-    def test_they_are_exact_when_50_requests_come_at_once(self, settings):
-        caller = Caller(max_queued=10)
+    @pytest.mark.parametrize(("queued", "waiting", "code"), [(10, 1000, 429), (1000, 10, 503)])
+    def test_they_are_exact_when_50_requests_come_at_once(self, settings, queued, waiting, code):
+        settings.MAX_WAITING = waiting
+        caller = Caller(max_queued=queued)
 
         def post(_):
             try:
@@ -178,7 +180,7 @@ class TestLimits:
         with ThreadPoolExecutor(50) as threads:
             codes = list(threads.map(post, range(50)))
 
-        assert (codes.count(200), codes.count(429)) == (10, 40)
+        assert (codes.count(200), codes.count(code)) == (10, 40)
         assert Job.objects.count() == ApiKey.objects.get().jobs_on_day == 10
 
 
@@ -229,6 +231,33 @@ class TestFairShare:
         assert urgent.submit()["position"] == 0
 
         assert self.served(engine) == ["urgent", caller.key.name]
+
+    def test_each_priority_counts_its_own_turns(self, engine):
+        urgent = Caller(name="urgent", priority=1)
+        for _ in range(5):
+            urgent.submit()
+        assert len(self.served(engine)) == 5
+        busy, single = Caller(name="busy"), Caller(name="single")
+        for client in (busy, busy, busy, single):
+            client.submit()
+
+        assert "single" in self.served(engine)[:2]
+
+    def test_a_key_that_cancelled_its_jobs_has_lost_nothing(self, caller, engine):
+        other = Caller(name="other")
+        for _ in range(5):
+            caller.client.post(f"/jobs/{caller.submit()['job_id']}/cancel")
+        for client in (other, other, other, caller):
+            client.submit()
+
+        assert caller.key.name in self.served(engine)[:2]
+
+    def test_a_key_that_deletes_its_jobs_has_won_nothing(self, caller, engine):
+        for turn in (1, 2):
+            job_id = caller.submit()["job_id"]
+            assert Job.objects.get().turn == turn
+            Job.objects.claim_render(engine).failed("It failed.", reason="lost")
+            assert caller.client.delete(f"/jobs/{job_id}").status_code == 204
 
     def test_position_is_the_order_in_which_they_are_claimed(self, api, submit, engine):
         first, second = Caller(name="first"), Caller(name="second", priority=1)

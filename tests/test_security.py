@@ -31,16 +31,46 @@ def test_the_admins_policy_lets_videos_come_from_s3_and_no_script_from_elsewhere
     assert "unsafe" not in policy
 
 
-def test_the_admins_login_is_locked_after_five_wrong_passwords(client):
-    get_user_model().objects.create_superuser("chief", password="right")
+def login(client, name, password, address):
+    form = {"username": name, "password": password}
+    return client.post("/admin/login/", form, headers={"X-Forwarded-For": f"6.6.6.6, {address}"}).status_code
 
-    def login(password):
-        return client.post("/admin/login/", {"username": "chief", "password": password})
 
-    codes = [login("wrong").status_code for _ in range(5)]
+@pytest.fixture
+def chief(settings):
+    settings.BEHIND_TLS_PROXY = True
+    return get_user_model().objects.create_superuser("chief", password="right")
+
+
+def test_the_admins_login_is_locked_for_whoever_tries_five_wrong_passwords(client, chief):
+    names = ["chief", "boss", "root", "admin", "x" * 200]
+
+    codes = [login(client, name, "wrong", "198.51.100.1") for name in names]
 
     assert codes == [200, 200, 200, 200, 429]
-    assert login("right").status_code == 429
+    assert login(client, "chief", "right", "198.51.100.1") == 429
+
+
+def test_nobody_else_is_locked_out_by_that(client, chief):
+    for _ in range(6):
+        login(client, "chief", "wrong", "198.51.100.1")
+
+    assert login(client, "chief", "right", "198.51.100.2") == 302
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/admin/login/", {"username": "x" * 300, "password": "x"}),
+        ("/admin/jobs/job/?status__exact=%00", None),
+    ],
+)
+def test_what_postgres_cannot_take_is_a_400(admin_client, client, path, form):
+    client, client.raise_request_exception = (client if form else admin_client), False
+
+    answer = client.post(path, form) if form else client.get(path)
+
+    assert answer.status_code in (200, 400)
 
 
 class TestOtherOrigins:

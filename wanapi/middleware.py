@@ -1,11 +1,15 @@
-"""Around every request: its id, its line in the log, its time in the metrics."""
+"""Around every request: its id, its line in the log, its time in the metrics; who sent it."""
 
 import logging
 import re
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import ip_address
 
+from django.conf import settings
+from django.db import DataError
 from django.http import HttpRequest, HttpResponse
 from django.utils.encoding import escape_uri_path
 from prometheus_client import Histogram
@@ -59,3 +63,29 @@ def route(request: HttpRequest) -> str:
     if match.route.startswith("admin"):
         return "/admin"
     return "/" + re.sub(r"\(\?P<(\w+)>[^)]*\)", r"{\1}", match.route).strip("^$").rstrip("/?")
+
+
+class Unstorable:
+    """What Postgres cannot take (a NUL, a text too long) is the client's mistake. The API checks for itself;
+    this is for the admin's pages."""
+
+    def __init__(self, answer: Answer):
+        self.answer = answer
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.answer(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        if isinstance(error, DataError):
+            return HttpResponse("The request holds a value that cannot be stored.", "text/plain", 400)
+        return None
+
+
+def client_ip(request: HttpRequest) -> str | None:
+    """Whose wrong passwords are counted. Of X-Forwarded-For the last entry is our own proxy's."""
+    address = request.META.get("REMOTE_ADDR")
+    if settings.BEHIND_TLS_PROXY:
+        with suppress(ValueError):
+            told = request.headers.get("X-Forwarded-For", "").rpartition(",")[2]
+            address = str(ip_address(told.strip()))
+    return address

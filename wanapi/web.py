@@ -1,7 +1,7 @@
 """gunicorn's thread worker, made so that slow clients never hold all of its threads.
 
-gunicorn itself waits without end, in a thread, for the rest of a request and for room to send an answer, and in
-its only main thread for two seconds until a client closes: a few dozen idle connections would stop the service.
+gunicorn itself waits without end, in a thread, for the rest of a request and for room to send an answer; and
+in its main thread, for two seconds, until a client closes. A few dozen idle clients would stop the service.
 Here a thread waits only while few others do, and not for long.
 """
 

@@ -1,7 +1,7 @@
 """No form of a private address, straight or by a redirect, is ever connected to."""
 
 import sys
-from threading import get_ident
+from threading import current_thread
 
 import pytest
 
@@ -54,11 +54,10 @@ HOSTS = [
     "[ff02::1]",
 ]
 _connections: list[object] | None = None
-_thread = 0
 
 
 def witness(event: str, arguments: tuple[object, ...]) -> None:
-    if event == "socket.connect" and _connections is not None and get_ident() == _thread:
+    if event == "socket.connect" and _connections is not None and current_thread().name.startswith("fetch"):
         _connections.append(arguments[1])
 
 
@@ -67,9 +66,9 @@ sys.addaudithook(witness)  # of the interpreter itself: sees what no patch of ou
 
 @pytest.fixture
 def connections():
-    """Every address that this thread connects to; those that earlier tests left have their own business."""
-    global _connections, _thread
-    _connections, _thread = [], get_ident()
+    """Every address that fetches connect to."""
+    global _connections
+    _connections = []
     yield _connections
     _connections = None
 

@@ -9,6 +9,8 @@ from django.utils import timezone
 from jobs.keys import ApiKey
 from jobs.management.arguments import age
 
+FIELDS = ("all_jobs", "priority", "max_queued", "max_per_day", "note")
+
 
 class Command(BaseCommand):
     help = (
@@ -22,6 +24,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--priority", type=int, default=0, help="jobs of a higher one go first; default 0"
         )
+        parser.add_argument("--max-queued", type=int, metavar="N", help="jobs queued at once; 0: no limit")
+        parser.add_argument("--max-per-day", type=int, metavar="N", help="jobs per day (UTC); 0: no limit")
         parser.add_argument("--note", default="")
 
     def handle(self, *, name: str, expires: timedelta | None, **options: Any) -> None:
@@ -29,11 +33,14 @@ class Command(BaseCommand):
             raise CommandError("The name must have 1 to 100 characters.")
         if not -32768 <= options["priority"] <= 32767:
             raise CommandError("--priority must be between -32768 and 32767.")
+        for limit in ("max_queued", "max_per_day"):
+            if options[limit] is not None and not 0 <= options[limit] < 2**31:
+                raise CommandError(f"--{limit.replace('_', '-')} must be at least 0.")
         if ApiKey.objects.filter(name=name).exists():
             raise CommandError(f"There is a key named {name!r} already.")
         _, text = ApiKey.objects.make(
             name=name,
             expires_at=timezone.now() + expires if expires else None,
-            **{field: options[field] for field in ("all_jobs", "priority", "note")},
+            **{field: options[field] for field in FIELDS},
         )
         self.stdout.write(text)
