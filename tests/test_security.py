@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth import get_user_model
 
 from local.parts import ROOT
+from tests import parts
 from tests.conftest import make_job
 
 pytestmark = pytest.mark.django_db
@@ -71,6 +72,21 @@ def test_what_postgres_cannot_take_is_a_400(admin_client, client, path, form):
     answer = client.post(path, form) if form else client.get(path)
 
     assert answer.status_code in (200, 400)
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/admin/jobs/job/"])
+def test_a_fault_of_ours_tells_nothing_of_it(admin_client, monkeypatch, path):
+    def fail(*_):
+        raise RuntimeError("/srv/wanapi: postgresql://wanapi:secret@10.0.0.7 A cat")
+
+    monkeypatch.setattr("jobs.admin.JobAdmin.short_prompt" if "admin" in path else "jobs.views.client", fail)
+    admin_client.raise_request_exception = False
+    make_job()
+
+    answer = admin_client.get(path, headers={"X-API-Key": parts.KEY})
+
+    assert answer.status_code == 500
+    assert answer.json() == {"detail": "Something went wrong on our side; it has been logged."}
 
 
 class TestOtherOrigins:

@@ -7,6 +7,8 @@ import random
 import socket
 import time
 
+import pytest
+
 from tests.conftest import FULL
 
 COUNT = 10_000 if FULL else 300
@@ -102,7 +104,7 @@ def ask(port: int, message: bytes) -> bytes:
 def is_wrong(answer: bytes) -> bool:
     """Anything but JSON below 500; but gunicorn says 501 to a Transfer-Encoding, as RFC 9112 wants."""
     head, _, content = answer.partition(b"\r\n\r\n")
-    broken = answer and (b"application/json" not in head or not isinstance(json.loads(content), dict))
+    broken = b"application/json" not in head or not isinstance(json.loads(content), dict)
     return bool(broken) or (answer[9:10] == b"5" and answer[9:12] != b"501")
 
 
@@ -126,3 +128,37 @@ def test_none_is_a_5xx(stack, memory, figure):
     )
     assert wrong == []
     assert {"200", "400", "415"} <= counts.keys()
+
+
+LARGE = 27_000_000  # bytes, just below the limit
+NUMBERS = "[" + "1," * (LARGE // 2) + "1]"
+LARGE_BODIES = {
+    "brackets": "[" * LARGE,
+    "objects": '{"prompt": [' + "{}," * (LARGE // 3) + "{}]}",
+    "numbers": '{"prompt": ' + NUMBERS + "}",
+    "names": "{" + ",".join(f'"{number}":0' for number in range(LARGE // 12)) + "}",
+    "a long URL": json.dumps({"prompt": "A cat", "image_url": "http://" + "a." * (LARGE // 2)}),
+    "a long prompt": json.dumps({"prompt": "x" * LARGE}),
+    "an emoji": json.dumps({"prompt": "A cat", "image_base64": "🐈" + "A" * LARGE}, ensure_ascii=False),
+    "no image": json.dumps({"prompt": "A cat", "image_base64": "A" * LARGE}),
+    "one number": '{"prompt": ' + "1" * LARGE + "}",
+}
+
+
+@pytest.mark.parametrize("what", LARGE_BODIES)
+def test_a_large_one_costs_little(stack, memory, figure, what):
+    content = LARGE_BODIES[what].encode()
+    head = (
+        f"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {stack.env['API_KEY']}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+    )
+    before = memory.now()
+    memory.forget()
+    began = time.monotonic()
+
+    answer = ask(int(stack.env["PORT"]), head.encode() + content)
+
+    spent, size = time.monotonic() - began, memory.peak() - before
+    figure(f"27 MB of {what}", f"{spent:.2f} s, web process {size:+} MiB")
+    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 413"))
+    assert size < 300
