@@ -128,13 +128,15 @@ class Comfy:
         )
         return f"{answer['subfolder']}/{answer['name']}"
 
-    def submit(self, prompt_id: str, graph: Graph, mark: str) -> None:
+    def submit(self, prompt_id: str, graph: Graph, mark: str | None) -> None:
         """Queues the graph under our prompt id. Look first: the same id twice runs twice.
+
+        ``mark`` tells a job's prompts from other people's; None for one of no job.
 
         Sent without a client id: progress then goes to every socket, so that it reaches one that
         was opened later, by this worker or by its successor.
         """
-        body = {"prompt": graph, "prompt_id": prompt_id, "extra_data": {MARK: mark}}
+        body = {"prompt": graph, "prompt_id": prompt_id, "extra_data": {MARK: mark} if mark else {}}
         response = self._request("POST", "/prompt", json=body)
         if response.status_code == 400:
             raise _refusal(self._decoded(response), graph)

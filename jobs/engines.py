@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import models, transaction
 from django.db.models import Q, Value
 from django.db.models.functions import Now
+from django.utils import timezone
 
 
 def seconds(count: float) -> Value:
@@ -72,6 +73,16 @@ class Engine(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def state(self) -> str:
+        if self.lease_until is None or self.lease_until < timezone.now():
+            return "no worker"
+        if self.trouble:
+            return self.trouble
+        if not self.ready:
+            return "ComfyUI does not answer, or is warming up"
+        return "model files missing" if self.lacks else "ready"
 
     def report(self, *, version: str, lacks: list[str]) -> None:
         """Its ComfyUI answered just now."""

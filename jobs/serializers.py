@@ -3,7 +3,7 @@
 import hashlib
 import json
 import uuid
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from django.http import QueryDict
@@ -247,6 +247,10 @@ class Error(serializers.Serializer):
     errors = serializers.DictField(  # type: ignore[assignment]
         child=serializers.ListField(child=serializers.CharField()), required=False, help_text="By field"
     )
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    return Timestamp().to_representation(moment) if moment else None
 
 
 def job_id(text: str) -> uuid.UUID | None:

@@ -80,6 +80,15 @@ def fetched(comfy: Comfy, folder: str, filename: str) -> Iterator[Path]:
 
 def remove_files(job: Job) -> None:
     """The job's folders on the GPU machine, where we can reach them: ComfyUI deletes nothing by itself."""
-    for root in (settings.COMFYUI_OUTPUT_DIR, settings.COMFYUI_INPUT_DIR):
-        if root:
-            shutil.rmtree(Path(root) / workflow.folder(job.pk), ignore_errors=True)
+    remove_folder(workflow.folder(job.pk))
+
+
+def remove_folder(folder: str) -> None:
+    """Below ComfyUI's output and input folders."""
+    for root in filter(None, (settings.COMFYUI_OUTPUT_DIR, settings.COMFYUI_INPUT_DIR)):
+        try:
+            shutil.rmtree(Path(root) / folder)
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # of another user, perhaps: it costs space and no job
+            logger.warning("ComfyUI's files stay: %s", error)

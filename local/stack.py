@@ -72,6 +72,7 @@ class Stack:
             self.parts["simulator"] = parts.simulator(self.folder, port=port)
             env["COMFYUI_URL"] = f"http://127.0.0.1:{port}"
             env["ENGINE_NAME"] = "simulator"  # the port changes, the renders begun there do not
+            env["WARM_UP"] = "false"
             for kind in ("INPUT", "OUTPUT"):
                 env[f"COMFYUI_{kind}_DIR"] = str(self.folder / "comfyui" / kind.lower())
         return env | given

@@ -31,6 +31,7 @@ ENV = {
     "S3_BUCKET": "wanapi",
     "COMFYUI_URL": SIMULATOR_URL,
     "WORKFLOW_PRESET": "fast",
+    "WARM_UP": "false",
     "SIMULATOR_SECONDS_PER_STEP": "0.02",
     **parts.S3_KEYS,
 }

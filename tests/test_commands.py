@@ -1,6 +1,7 @@
-"""manage.py: requeue_jobs, purge_jobs, and settings that cannot work."""
+"""manage.py: what operators do and ask there, and settings that cannot work."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -13,10 +14,10 @@ from django.db.models.functions import Now
 
 from jobs import storage
 from jobs.engines import seconds
-from jobs.models import Job
+from jobs.models import ApiKey, Event, Job
 from local.parts import ROOT
 from tests import parts
-from tests.conftest import make_job
+from tests.conftest import COMFYUI, make_job
 
 DAY = 24 * 3600
 
@@ -83,7 +84,7 @@ class TestRequeue:
             ([], "Give either job ids or --status."),
             ([uuid.uuid4(), "--status", "failed"], "Give either job ids or --status."),
             (["--since", "24h"], "Give either job ids or --status."),
-            ([uuid.uuid4(), "--since", "24h"], "--since goes with --status."),
+            ([uuid.uuid4(), "--since", "24h"], "--since and --key go with --status."),
             (["--status", "completed"], "the status must be failed or cancelled, not 'completed'"),
             (["--status", "failed", "--since", "yesterday"], "'yesterday' is not an age like 90m, 24h or 7d"),
             (["1"], "invalid UUID value: '1'"),
@@ -166,7 +167,7 @@ class TestPurge:
 
         said = refused("purge_jobs", "--older-than", "30d")
 
-        assert said.startswith("S3 failed after 0 jobs were removed; run it again.")
+        assert said == "S3 did not delete what belongs to the others; run it again."
         assert states(job) == ["completed"]
 
     @pytest.mark.parametrize(
@@ -256,6 +257,113 @@ class TestSettings:
         done = run("-c", show, API_KEY=None, API_KEY_FILE=str(tmp_path / "key"))
 
         assert done.stdout == "from-a-file\n"
+
+
+@pytest.mark.django_db
+class TestCancel:
+    def test_jobs_by_their_ids(self):
+        jobs = make_job(), make_job(status="processing")
+
+        assert manage("cancel_jobs", *[job.pk for job in jobs]) == "2 jobs cancelled."
+        assert states(*jobs) == ["cancelled"] * 2
+        assert Event.objects.filter(kind="cancelled", detail="by manage.py cancel_jobs").count() == 2
+
+    def test_all_of_a_status_and_a_key(self):
+        key, _ = ApiKey.objects.make(name="shop")
+        theirs, other = make_job(key=key), make_job()
+        selection = ("--status", "queued", "--key", "shop")
+
+        assert manage("cancel_jobs", *selection, "--dry-run") == "1 job would be cancelled."
+        assert states(theirs) == ["queued"]
+        assert manage("cancel_jobs", *selection) == "1 job cancelled."
+        assert states(theirs, other) == ["cancelled", "queued"]
+        assert refused("cancel_jobs", "--status", "queued", "--key", "x") == "There is no API key named 'x'."
+
+    def test_a_finished_one_is_refused(self):
+        job = make_job(status="completed")
+
+        assert "is completed, not queued or processing" in refused("cancel_jobs", job.pk)
+
+
+@pytest.mark.django_db
+class TestJob:
+    def test_everything_about_one(self, engine):
+        job = make_job(prompt="A red cat")
+        claimed = Job.objects.claim_render(engine)
+        claimed.begin(engine, lambda job: {"node": {"class_type": "SaveVideo"}})
+        claimed.failed("It failed.", reason="node", detail="Traceback: a node of ComfyUI")
+
+        text = manage("job", job.pk)
+        told = json.loads(manage("job", job.pk, "--json"))
+
+        for part in ("A red cat", "It failed.", "Traceback: a node", "claimed, attempt 1, by", "environment"):
+            assert part in text
+        assert told["id"] == str(job.pk)
+        assert [event["event"] for event in told["events"]] == ["claimed", "posted", "failed"]
+        assert told["events"][1]["graph"] == {"node": {"class_type": "SaveVideo"}}
+
+    def test_one_that_there_is_not(self):
+        assert refused("job", unknown := uuid.uuid4()) == f"There is no job {unknown}."
+
+
+@pytest.mark.django_db
+class TestStats:
+    def test_the_queue_the_engines_and_the_last_day(self, engine):
+        make_job(created_at=Now() - seconds(90))
+        make_job(status="processing", engine=engine, progress=40)
+        for render in (100, 300, 200):
+            then = Now() - seconds(render)
+            make_job(status="completed", created_at=then, started_at=then, rendered_at=Now())
+        make_job(status="failed")
+
+        told, text = json.loads(manage("stats", "--json")), manage("stats")
+
+        assert told["queue"]["queued"] == 1
+        assert 89 < told["queue"]["oldest_seconds"] < 100
+        assert (told["engines"][0]["state"], told["engines"][0]["progress"]) == ("ready", 40)
+        assert (told["finished"]["completed"], told["finished"]["failure_rate"]) == (3, 0.25)
+        assert told["finished"]["render_seconds"]["median"] == pytest.approx(200, abs=1)
+        assert text.startswith("1 queued, the oldest for 90 s; 1 rendering, 0 publishing")
+        assert "engine sim: ready" in text
+
+    def test_an_empty_service(self):
+        assert manage("stats").splitlines() == [
+            "0 queued; 0 rendering, 0 publishing",
+            "within 24h: 0 completed (0.0 an hour), 0 failed, 0 cancelled",
+        ]
+
+
+class TestEngineCommands:
+    def test_a_comfyui_that_has_all_files(self, simulator):
+        told = json.loads(manage("check_engine", "--url", simulator.url, "--json"))
+
+        assert told["ready"] is True
+        assert "SIMULATOR" in told["version"].upper()
+        assert told["files"]["vae/wan_2.1_vae.safetensors"] is True
+
+    def test_a_file_that_is_missing_is_named_with_its_place(self, simulator, monkeypatch):
+        monkeypatch.setattr("comfy.workflow.model_files", lambda preset: [("vae", "none.safetensors")])
+        output = io.StringIO()
+
+        with pytest.raises(CommandError, match="1 model file is missing"):
+            call_command("check_engine", "--url", simulator.url, stdout=output)
+
+        assert "  MISSING  models/vae/none.safetensors" in output.getvalue().splitlines()
+
+    def test_none_that_answers(self):
+        said = refused("check_engine", "--url", "http://127.0.0.1:1")
+
+        assert said.startswith("http://127.0.0.1:1: The GPU server does not answer.")
+
+    def test_warm_up_runs_each_graph_once(self, simulator, settings):
+        settings.COMFYUI_OUTPUT_DIR = str(COMFYUI / "output")
+        before = len(simulator.log("finished"))
+
+        kinds = [line.partition(":")[0] for line in manage("warm_up", "--url", simulator.url).splitlines()]
+
+        assert kinds == ["text-to-video", "image-to-video"]
+        assert len(simulator.log("finished")) == before + 2
+        assert not (COMFYUI / "output" / "wanapi" / "warm-up").exists()
 
 
 @pytest.mark.django_db

@@ -12,10 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from jobs.engines import Engine, seconds
 from jobs.keys import ApiKey
-from jobs.management.commands.worker import EngineWatch
 from jobs.models import Job
 from jobs.publish import publish
 from jobs.render import render
+from jobs.watch import EngineWatch
 from tests import parts
 from tests.conftest import make_job
 from wanapi import logs

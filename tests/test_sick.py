@@ -3,9 +3,9 @@
 import pytest
 
 from jobs.engines import Engine
-from jobs.management.commands.worker import EngineWatch
 from jobs.models import Job
 from jobs.render import render
+from jobs.watch import EngineWatch
 from tests.conftest import COMFYUI, eventually
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]
@@ -77,8 +77,8 @@ def test_the_operators_command_restarts_it_once(watch, engine, settings, tmp_pat
     watch.tick()
     watch.tick()
 
-    eventually(lambda: (tmp_path / "log").exists())
-    assert (tmp_path / "log").read_text() == "restarted\n"
+    log = tmp_path / "log"
+    assert eventually(lambda: log.exists() and log.read_text()) == "restarted\n"
 
 
 def test_a_wakeup_is_not_sent_to_a_sick_engine(submit, watch, engine):
@@ -93,3 +93,26 @@ def test_a_wakeup_is_not_sent_to_a_sick_engine(submit, watch, engine):
     watch.tick()
 
     assert not work_waits(watch)
+
+
+def test_a_comfyui_is_warmed_up_once_before_it_is_ready(watch, engine, simulator, settings):
+    settings.WARM_UP, before = True, len(simulator.log("finished"))
+    engine.report_unreachable()
+
+    watch.tick()
+    assert not Engine.objects.get().ready
+    assert eventually(lambda: watch.tick() or Engine.objects.get().ready)
+
+    watch.tick()
+    assert len(simulator.log("finished")) == before + 2  # one of each kind
+
+
+def test_one_that_runs_a_render_of_ours_is_warm(submit, watch, engine, simulator, settings, background, slow):
+    submit()
+    background()
+    eventually(lambda: Job.objects.get().started_at)
+    settings.WARM_UP, before = True, len(simulator.log("finished"))
+    engine.report_unreachable()
+
+    assert eventually(lambda: watch.tick() or Engine.objects.get().ready)
+    assert len(simulator.log("finished")) == before

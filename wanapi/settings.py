@@ -99,6 +99,7 @@ try:
     COMFYUI_INPUT_DIR = env.str("COMFYUI_INPUT_DIR", "")
     COMFYUI_OUTPUT_DIR = env.str("COMFYUI_OUTPUT_DIR", "")
     WORKFLOW_PRESET = env.str("WORKFLOW_PRESET", "quality")
+    WARM_UP = env.bool("WARM_UP", True)
     RENDER_TIMEOUT = above("RENDER_TIMEOUT", 1, 3600)
     STALL_TIMEOUT = above("STALL_TIMEOUT", 1, 900)
     STUCK_TIMEOUT = above("STUCK_TIMEOUT", 1, 60)

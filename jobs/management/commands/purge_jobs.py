@@ -5,9 +5,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.template.defaultfilters import pluralize
+from tqdm import tqdm
 
 from jobs.management.arguments import age, status
 from jobs.models import FINAL, Job, ago
+from jobs.retention import MAX_FAILED
 from jobs.storage import StorageError
 
 
@@ -30,12 +32,16 @@ class Command(BaseCommand):
         if dry_run:
             self.stdout.write(f"{(count := jobs.count())} job{pluralize(count)} would be removed.")
             return
-        removed = 0
-        try:
-            for job in jobs.iterator(chunk_size=200):
+        removed, failed, in_a_row = 0, 0, 0
+        for job in tqdm(jobs.iterator(chunk_size=200), total=jobs.count(), unit=" jobs", disable=None):
+            try:
                 removed += job.purge()
-        except StorageError as error:
-            raise CommandError(
-                f"S3 failed after {removed} jobs were removed; run it again. ({error})"
-            ) from error
+                in_a_row = 0
+            except StorageError as error:
+                self.stderr.write(f"Job {job.pk} stays: {error}")
+                failed, in_a_row = failed + 1, in_a_row + 1
+            if in_a_row == MAX_FAILED:
+                break
         self.stdout.write(f"{removed} job{pluralize(removed)} removed.")
+        if failed:
+            raise CommandError("S3 did not delete what belongs to the others; run it again.")

@@ -5,13 +5,14 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.template.defaultfilters import pluralize
+from tqdm import tqdm
 
 from jobs import storage
 from jobs.management.arguments import age
@@ -38,7 +39,8 @@ class Command(BaseCommand):
         before = datetime.now(UTC) - older_than
         count = 0
         try:
-            for what, remove in (*objects(before), *uploads(before), *folders(before), *temporary(before)):
+            leftovers = chain(objects(before), uploads(before), folders(before), temporary(before))
+            for what, remove in tqdm(leftovers, unit=" leftovers", disable=None):
                 self.stdout.write(what)
                 count += 1
                 if not dry_run:

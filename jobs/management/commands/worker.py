@@ -14,11 +14,9 @@ import ctypes
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from typing import Any
 
 import django_q.cluster
@@ -28,18 +26,14 @@ from django.db import DatabaseError, InterfaceError, NotSupportedError, connecti
 from django_q.models import OrmQ
 from django_q.tasks import async_task
 
-from comfy import workflow
-from comfy.client import Comfy, Unreachable
-from jobs import metrics, retention, worker
+from jobs import retention, worker
 from jobs.engines import Engine
 from jobs.models import PUBLISH, RENDER, Event, Job, Metric, wake_if_idle
+from jobs.watch import TICK, EngineWatch
 
 logger = logging.getLogger(__name__)
 
-TICK = 2.0  # seconds
 LEAVE = 7.0  # seconds after SIGTERM until what is left is killed
-LOOK = 6.0  # seconds between two looks at ComfyUI; /health forgets what is older than 30
-LOOK_TIMEOUT = 2.0  # for each of its requests, so that all together stay within ENGINE_LEASE
 PR_SET_PDEATHSIG = 1
 
 
@@ -130,7 +124,7 @@ def leave(q2: Any) -> None:
 # The tick
 
 
-def run_tick(cluster: str, stop: threading.Event, watch: "EngineWatch | None") -> None:
+def run_tick(cluster: str, stop: threading.Event, watch: EngineWatch | None) -> None:
     purge_at = 0.0
     while not stop.is_set():
         try:
@@ -151,93 +145,8 @@ def run_tick(cluster: str, stop: threading.Event, watch: "EngineWatch | None") -
     connection.close()
 
 
-def work_waits(watch: "EngineWatch | None") -> bool:
+def work_waits(watch: EngineWatch | None) -> bool:
     if watch is None:
         return Job.objects.to_publish().exists()
     ready = watch.engine is not None and watch.engine.ready
     return ready and Job.objects.to_render().exists()
-
-
-def is_well_again(comfy: Comfy, engine: Engine) -> bool:
-    """The prompts that were stuck have gone, by a restart; or there is room on its disk again."""
-    if engine.stuck:
-        queue = comfy.queue()
-        return not any(prompt_id in queue for prompt_id in engine.stuck)
-    return comfy.has_space()
-
-
-class EngineWatch:
-    """Holds the engine, and looks whether its ComfyUI answers and has its model files."""
-
-    LONGEST_PAUSE = 10.0  # seconds between two looks at a ComfyUI that does not answer
-    RESTART_PAUSE = 300.0  # seconds that a restarted ComfyUI has to come back
-
-    def __init__(self) -> None:
-        self.engine: Engine | None = None
-        self._counted_at = time.monotonic()
-        self._look_at = 0.0
-        self._pause = TICK
-        self._restart_at = 0.0
-
-    def tick(self) -> None:
-        name, url = settings.ENGINE_NAME, settings.COMFYUI_URL
-        engine = Engine.objects.hold(name=name, url=url, worker=worker.WORKER)
-        if engine is None and self.engine is not None:
-            logger.warning("engine %s: lost to another cluster", name)
-        elif engine is not None and self.engine is None:
-            logger.info("engine %s: held", name)
-        self.engine = engine
-        self._count(engine)
-        if engine and time.monotonic() >= self._look_at:
-            self._look(engine)
-
-    def _count(self, engine: Engine | None) -> None:
-        """What the GPU did since the last tick."""
-        now = time.monotonic()
-        passed, self._counted_at = now - self._counted_at, now
-        if engine is None:
-            return  # a standby
-        if engine.job_set.filter(status=Job.Status.PROCESSING, rendered_at=None).exists():
-            doing = "busy"
-        else:
-            doing = "starved" if Job.objects.to_render().exists() else "idle"
-        metrics.add({(f"gpu_{doing}_seconds", engine.name): passed})
-
-    def _look(self, engine: Engine) -> None:
-        try:
-            with Comfy(engine.url, read_timeout=LOOK_TIMEOUT) as comfy:
-                lacks = comfy.missing(workflow.model_files(settings.WORKFLOW_PRESET))
-                version = comfy.version()
-                well = not engine.trouble or is_well_again(comfy, engine)
-        except Unreachable as error:
-            if engine.ready or self._pause == TICK:
-                logger.warning("engine %s: %s %s", engine.name, error.message, error.detail)
-            engine.report_unreachable()
-            well = False
-        if well:
-            if lacks != engine.lacks:
-                names = ", ".join(lacks) or "none any more"
-                logger.warning("engine %s: missing model files: %s", engine.name, names)
-            engine.report(version=version, lacks=lacks)
-            self._pause, self._look_at = TICK, time.monotonic() + LOOK
-        else:
-            self._pause = min(self._pause * 1.5, self.LONGEST_PAUSE)
-            self._look_at = time.monotonic() + self._pause
-            if engine.trouble:
-                self._restart(engine)
-
-    def _restart(self, engine: Engine) -> None:
-        """By the operator's own command, and not before the last one has had its time."""
-        if settings.COMFYUI_RESTART_COMMAND and time.monotonic() >= self._restart_at:
-            logger.warning("engine %s: %s Restarting it.", engine.name, engine.trouble)
-            # A line for the shell, written by the operator.
-            command = partial(subprocess.run, settings.COMFYUI_RESTART_COMMAND, shell=True, check=False)  # noqa: S604
-            threading.Thread(target=command, daemon=True).start()  # the tick must go on
-            self._restart_at = time.monotonic() + self.RESTART_PAUSE
-
-    def end(self) -> None:
-        if self.engine:
-            try:
-                self.engine.release()
-            except (DatabaseError, InterfaceError) as error:
-                logger.warning("engine %s: not released: %s", self.engine.name, error)

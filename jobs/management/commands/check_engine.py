@@ -1,0 +1,42 @@
+"""``manage.py check_engine``: asks ComfyUI itself whether it can render."""
+
+import json
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.template.defaultfilters import pluralize
+
+from comfy import workflow
+from comfy.client import Comfy, ComfyError
+
+
+class Command(BaseCommand):
+    help = "Asks the ComfyUI of COMFYUI_URL for its version, its GPU and each model file that is needed."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--url", default=settings.COMFYUI_URL, help="default: COMFYUI_URL")
+        parser.add_argument("--preset", choices=workflow.PRESETS, default=settings.WORKFLOW_PRESET)
+        parser.add_argument("--json", action="store_true")
+
+    def handle(self, *, url: str, preset: str, **options: Any) -> None:
+        files = workflow.model_files(preset)
+        try:
+            with Comfy(url) as comfy:
+                version, lacks = comfy.version(), comfy.missing(files)
+        except ComfyError as error:
+            raise CommandError(f"{url}: {error.message} {error.detail}".strip()) from error
+        present = {f"{folder}/{name}": f"{folder}/{name}" not in lacks for folder, name in files}
+        if options["json"]:
+            told = {"ready": not lacks, "version": version, "preset": preset, "files": present}
+            self.stdout.write(json.dumps(told))
+        else:
+            self.stdout.write(f"{version}, preset {preset}")
+            for file, there in present.items():
+                self.stdout.write(f"  {'present' if there else 'MISSING'}  models/{file}")
+        if lacks:
+            raise CommandError(
+                f"{len(lacks)} model file{pluralize(lacks, ' is,s are')} missing: manage.py download_models "
+                "brings them, into the folder models/ of ComfyUI."
+            )

@@ -1,0 +1,62 @@
+"""``manage.py job JOB_ID``: everything about one job."""
+
+import json
+import uuid
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.forms.models import model_to_dict
+
+from jobs import storage
+from jobs.models import Event, Job
+from jobs.serializers import timestamp
+
+
+class Command(BaseCommand):
+    help = "Tells everything about one job: its row, its timeline, a link to its video."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("job_id", type=uuid.UUID, metavar="JOB_ID")
+        parser.add_argument("--json", action="store_true", help="with the graph that was sent to ComfyUI")
+
+    def handle(self, *, job_id: uuid.UUID, json: bool, **options: Any) -> None:
+        job = Job.objects.select_related("key", "engine").filter(pk=job_id).first()
+        if job is None:
+            raise CommandError(f"There is no job {job_id}.")
+        self.stdout.write(as_json(job) if json else as_text(job))
+
+
+def facts(job: Job) -> dict[str, Any]:
+    """The row, by name; what is empty is left out."""
+    row = model_to_dict(job) | {"id": str(job.pk), "key": str(job.key or "environment")}
+    row |= {"engine": job.engine and job.engine.name}
+    row |= {
+        field.name: timestamp(getattr(job, field.name))
+        for field in job._meta.fields
+        if field.name.endswith(("_at", "_until", "_before"))
+    }
+    row["video"] = storage.presign(job.video_key) if job.status == Job.Status.COMPLETED else None
+    return {name: value for name, value in row.items() if value not in (None, "")}
+
+
+def as_text(job: Job) -> str:
+    row = facts(job)
+    width = max(map(len, row))
+    lines = [f"{name:{width}}  {value}" for name, value in row.items()]
+    for event in job.events.order_by("at", "pk"):
+        what = str(event).lower()
+        lines.append(f"{timestamp(event.at)}  {what}, attempt {event.attempt}, by {event.worker or '-'}")
+        lines += [f"    {line}" for line in event.detail.splitlines()]
+    return "\n".join(lines)
+
+
+def as_json(job: Job) -> str:
+    return json.dumps(facts(job) | {"events": [_event(event) for event in job.events.order_by("at", "pk")]})
+
+
+def _event(event: Event) -> dict[str, Any]:
+    told = {"at": timestamp(event.at), "event": event.kind}
+    more = {
+        name: getattr(event, name) for name in ("worker", "attempt", "render", "reason", "detail", "graph")
+    }
+    return told | {name: value for name, value in more.items() if value not in (None, "")}

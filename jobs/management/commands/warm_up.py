@@ -1,0 +1,28 @@
+"""``manage.py warm_up``: loads the models, as a render worker does when it starts."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from comfy import warmup, workflow
+from comfy.client import Comfy, ComfyError
+from jobs.worker import remove_folder
+
+
+class Command(BaseCommand):
+    help = "Runs each graph once in the ComfyUI of COMFYUI_URL, two steps of it."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--url", default=settings.COMFYUI_URL, help="default: COMFYUI_URL")
+        parser.add_argument("--preset", choices=workflow.PRESETS, default=settings.WORKFLOW_PRESET)
+
+    def handle(self, *, url: str, preset: str, **options: Any) -> None:
+        try:
+            with Comfy(url) as comfy:
+                for kind, seconds in warmup.warm_up(comfy, preset):
+                    self.stdout.write(f"{kind}: {seconds:.1f} s")
+        except ComfyError as error:
+            raise CommandError(f"{url}: {error.message} {error.detail}".strip()) from error
+        remove_folder(warmup.FOLDER)

@@ -1,0 +1,112 @@
+"""What operators want to see at a glance. Every query is bounded by an index, however many jobs there are."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Aggregate, Count, F, FloatField, Min, Q
+from django.db.models.functions import Coalesce, Extract, Now, TruncHour
+from django.utils import timezone
+
+from jobs.engines import Engine
+from jobs.models import Job, ago
+
+
+class Percentile(Aggregate):
+    """Of an expression, at ``share`` between 0 and 1."""
+
+    function = "PERCENTILE_CONT"
+    template = "%(function)s(%(share)s) WITHIN GROUP (ORDER BY %(expressions)s)"
+    output_field = FloatField()
+
+    def __init__(self, expression: Any, share: float, **options: Any):
+        super().__init__(expression, share=share, **options)
+
+
+HOUR = timedelta(hours=1)
+PARTS = {  # of a completed job's way
+    "wait": ("created_at", "started_at"),
+    "render": ("started_at", "rendered_at"),
+    "publish": ("rendered_at", "finished_at"),
+}
+
+
+def queue() -> dict[str, Any]:
+    processing = Job.objects.filter(status=Job.Status.PROCESSING)
+    oldest = Job.objects.queued().aggregate(age=Now() - Min("created_at"))["age"]
+    return {
+        "queued": Job.objects.queued().count(),
+        "oldest_seconds": oldest.total_seconds() if oldest else 0.0,
+        "rendering": processing.filter(rendered_at=None).count(),
+        "publishing": processing.filter(rendered_at__isnull=False).count(),
+    }
+
+
+def engines() -> list[dict[str, Any]]:
+    rendering = Job.objects.filter(status=Job.Status.PROCESSING, rendered_at=None, engine__isnull=False)
+    running = {job.engine_id: job for job in rendering}
+    return [
+        {
+            "name": engine.name,
+            "version": engine.version,
+            "state": engine.state,
+            "worker": engine.worker,
+            "seen_at": engine.seen_at,
+            "job": str(running[engine.pk].pk) if engine.pk in running else None,
+            "progress": running[engine.pk].progress if engine.pk in running else None,
+        }
+        for engine in Engine.objects.order_by("name")
+    ]
+
+
+def finished(within: timedelta) -> dict[str, Any]:
+    jobs = Job.objects.filter(finished_at__gte=ago(within))
+    counts = {name: Count("pk", filter=Q(status=name)) for name in ("completed", "failed", "cancelled")}
+    found: dict[str, Any] = {"within_seconds": within.total_seconds()} | jobs.aggregate(**counts)
+    found["per_hour"] = found["completed"] / (within.total_seconds() / 3600)
+    ended = found["completed"] + found["failed"]
+    found["failure_rate"] = found["failed"] / ended if ended else 0.0
+    completed = jobs.filter(status=Job.Status.COMPLETED)
+    for part, (begun, done) in PARTS.items():
+        seconds = Extract(F(done) - F(begun), "epoch")
+        found[f"{part}_seconds"] = completed.aggregate(
+            median=Percentile(seconds, 0.5), p90=Percentile(seconds, 0.9), p99=Percentile(seconds, 0.99)
+        )
+    return found
+
+
+def hours(count: int = 24) -> list[dict[str, Any]]:
+    """Each of the last hours: completed, failed, the median render time, the share of GPU time unused."""
+    now = timezone.now().replace(minute=0, second=0, microsecond=0)
+    starts = [now - back * HOUR for back in range(count - 1, -1, -1)]
+    jobs = Job.objects.filter(finished_at__gte=starts[0]).annotate(hour=TruncHour("finished_at"))
+    seconds = Extract(F("rendered_at") - F("started_at"), "epoch")
+    counts: dict[str, Any] = {name: Count("pk", filter=Q(status=name)) for name in ("completed", "failed")}
+    rows: Any = jobs.values("hour").annotate(median=Percentile(seconds, 0.5), **counts)
+    found: dict[datetime, dict[str, Any]] = {row["hour"]: row for row in rows}
+    busy = _busy(starts)
+    gpus = Engine.objects.filter(seen_at__gte=starts[0]).count()
+    return [
+        {"completed": 0, "failed": 0, "median": None}
+        | found.get(start, {})
+        | {"hour": start, "idle": 1 - min(busy[start] / (gpus * _length(start)), 1) if gpus else None}
+        for start in starts
+    ]
+
+
+def _length(start: datetime) -> float:
+    """Seconds of this hour that have passed."""
+    return min((timezone.now() - start).total_seconds(), 3600.0) or 1.0
+
+
+def _busy(starts: list[datetime]) -> dict[datetime, float]:
+    """Seconds of rendering in each hour."""
+    busy = dict.fromkeys(starts, 0.0)
+    recent = Q(finished_at__gte=starts[0]) | Q(status=Job.Status.PROCESSING)
+    rows = Job.objects.filter(recent, started_at__isnull=False)
+    for begin, end in rows.values_list("started_at", Coalesce("rendered_at", "finished_at", Now())):
+        start = max(begin, starts[0]).replace(minute=0, second=0, microsecond=0)
+        while start < end and start in busy:
+            after = start + HOUR
+            busy[start] += (min(end, after) - max(begin, start)).total_seconds()
+            start = after
+    return busy

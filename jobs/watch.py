@@ -1,0 +1,132 @@
+"""The watch over an engine: holds its lease, looks whether ComfyUI answers, has its models and is warm.
+
+It runs in the tick of ``manage.py worker render``, beside the task that renders.
+"""
+
+import logging
+import subprocess
+import threading
+import time
+from functools import partial
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError
+
+from comfy import warmup, workflow
+from comfy.client import Comfy, ComfyError, Unreachable
+from jobs import metrics, worker
+from jobs.engines import Engine
+from jobs.models import Job
+
+logger = logging.getLogger(__name__)
+
+TICK = 2.0  # seconds
+LOOK = 6.0  # seconds between two looks at ComfyUI; /health forgets what is older than 30
+LOOK_TIMEOUT = 2.0  # for each of its requests, so that all together stay within ENGINE_LEASE
+
+
+def is_well_again(comfy: Comfy, engine: Engine) -> bool:
+    """The prompts that were stuck have gone, by a restart; or there is room on its disk again."""
+    if engine.stuck:
+        queue = comfy.queue()
+        return not any(prompt_id in queue for prompt_id in engine.stuck)
+    return comfy.has_space()
+
+
+class EngineWatch:
+    """Holds the engine, and looks whether its ComfyUI answers and has its model files."""
+
+    LONGEST_PAUSE = 10.0  # seconds between two looks at a ComfyUI that does not answer
+    RESTART_PAUSE = 300.0  # seconds that a restarted ComfyUI has to come back
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self._counted_at = time.monotonic()
+        self._warm: threading.Thread | None = None
+        self._look_at = 0.0
+        self._pause = TICK
+        self._restart_at = 0.0
+
+    def tick(self) -> None:
+        name, url = settings.ENGINE_NAME, settings.COMFYUI_URL
+        engine = Engine.objects.hold(name=name, url=url, worker=worker.WORKER)
+        if engine is None and self.engine is not None:
+            logger.warning("engine %s: lost to another cluster", name)
+        elif engine is not None and self.engine is None:
+            logger.info("engine %s: held", name)
+        self.engine = engine
+        self._count(engine)
+        if engine and time.monotonic() >= self._look_at:
+            self._look(engine)
+
+    def _count(self, engine: Engine | None) -> None:
+        """What the GPU did since the last tick."""
+        now = time.monotonic()
+        passed, self._counted_at = now - self._counted_at, now
+        if engine is None:
+            return  # a standby
+        if engine.job_set.filter(status=Job.Status.PROCESSING, rendered_at=None).exists():
+            doing = "busy"
+        else:
+            doing = "starved" if Job.objects.to_render().exists() else "idle"
+        metrics.add({(f"gpu_{doing}_seconds", engine.name): passed})
+
+    def _look(self, engine: Engine) -> None:
+        try:
+            with Comfy(engine.url, read_timeout=LOOK_TIMEOUT) as comfy:
+                lacks = comfy.missing(workflow.model_files(settings.WORKFLOW_PRESET))
+                version = comfy.version()
+                well = not engine.trouble or is_well_again(comfy, engine)
+        except Unreachable as error:
+            if engine.ready or self._pause == TICK:
+                logger.warning("engine %s: %s %s", engine.name, error.message, error.detail)
+            engine.report_unreachable()
+            well, self._warm = False, None
+        if well and not self._is_warm(engine, lacks):
+            well = False
+        if well:
+            if lacks != engine.lacks:
+                names = ", ".join(lacks) or "none any more"
+                logger.warning("engine %s: missing model files: %s", engine.name, names)
+            engine.report(version=version, lacks=lacks)
+            self._pause, self._look_at = TICK, time.monotonic() + LOOK
+        else:
+            self._pause = min(self._pause * 1.5, self.LONGEST_PAUSE)
+            self._look_at = time.monotonic() + self._pause
+            if engine.trouble:
+                self._restart(engine)
+
+    def _is_warm(self, engine: Engine, lacks: list[str]) -> bool:
+        """Warms a ComfyUI up that was not seen before, or was away; meanwhile it is not ready."""
+        if self._warm is None and settings.WARM_UP and not lacks:
+            self._warm = threading.Thread(target=self._warm_up, args=(engine,), name="warm-up", daemon=True)
+            self._warm.start()
+        return self._warm is None or not self._warm.is_alive()
+
+    def _warm_up(self, engine: Engine) -> None:
+        """A failure is for the log: the first job would tell more, and may work all the same."""
+        try:
+            with Comfy(engine.url) as comfy:
+                if comfy.queue().marked(str(engine.pk)):
+                    return  # renders of our predecessor: it is warm
+                for kind, seconds in warmup.warm_up(comfy, settings.WORKFLOW_PRESET):
+                    logger.info("engine %s: warmed up for %s in %.0f s", engine.name, kind, seconds)
+        except ComfyError as error:
+            logger.warning("engine %s: not warmed up: %s %s", engine.name, error.message, error.detail)
+        worker.remove_folder(warmup.FOLDER)
+
+    def _restart(self, engine: Engine) -> None:
+        """By the operator's own command, and not before the last one has had its time."""
+        if settings.COMFYUI_RESTART_COMMAND and time.monotonic() >= self._restart_at:
+            logger.warning("engine %s: %s Restarting it.", engine.name, engine.trouble)
+            # A line for the shell, written by the operator.
+            command = partial(subprocess.run, settings.COMFYUI_RESTART_COMMAND, shell=True, check=False)  # noqa: S604
+            threading.Thread(target=command, daemon=True).start()  # the tick must go on
+            self._restart_at = time.monotonic() + self.RESTART_PAUSE
+
+    def end(self) -> None:
+        if self.engine:
+            try:
+                self.engine.release()
+            except (DatabaseError, InterfaceError) as error:
+                logger.warning("engine %s: not released: %s", self.engine.name, error)
