@@ -236,10 +236,16 @@ class TestLimits:
 
     def test_a_name_server_that_does_not_answer(self, settings, monkeypatch):
         settings.IMAGE_URL_TIMEOUT = 1
-        ended = threading.Event()
-        monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: ended.wait())
+        ended, look_up = threading.Event(), socket.getaddrinfo
 
-        assert refused("http://example.com/a.png") == "The image's server took longer than 1 seconds."
+        def hang(host, *arguments, **options):
+            if host == "slow.example":
+                ended.wait()
+            return look_up(host, *arguments, **options)
+
+        monkeypatch.setattr("socket.getaddrinfo", hang)
+
+        assert refused("http://slow.example/a.png") == "The image's server took longer than 1 seconds."
 
         ended.set()
 

@@ -1,0 +1,99 @@
+"""Many GPUs: workers on one database, each with a ComfyUI of its own, that come and go."""
+
+import os
+import subprocess
+import sys
+import uuid
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+
+import pytest
+import requests
+
+from comfy import workflow
+from local import parts as local_parts
+from local.gpu import Gpu
+from local.parts import ROOT
+from local.stack import Stack
+from tests import parts
+from tests.faults.service import SHORT_LEASES, until
+
+JOBS = 24
+
+
+@pytest.fixture(scope="module")
+def stack():
+    port = str(local_parts.free_port())
+    stack = Stack(parts.FOLDER / "fleet", {"PORT": port, "WORKFLOW_PRESET": "fast"} | SHORT_LEASES)
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()
+
+
+def make_key(stack, name):
+    command = [sys.executable, "manage.py", "create_api_key", name]
+    env = os.environ | stack.env
+    return subprocess.run(
+        command, cwd=ROOT, env=env, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@contextmanager
+def fleet(stack, names):
+    with ExitStack() as removals:
+        gpus = [Gpu(stack, name) for name in names]
+        for gpu in gpus:
+            removals.callback(gpu.remove)
+        yield gpus
+
+
+def accepted(url):
+    log = requests.get(f"{url}/simulator/log", timeout=10).json()
+    return [entry["prompt_id"] for entry in log if entry["event"] == "accepted"]
+
+
+class Caller:
+    """A client with a key of its own, or the environment's."""
+
+    def __init__(self, stack, key=None):
+        self.url, self.headers = stack.url, {"X-API-Key": key or stack.env["API_KEY"]}
+
+    def submit(self):
+        body = {"prompt": "A cat in a fleet"}
+        answer = requests.post(self.url + "/generate", json=body, headers=self.headers, timeout=30)
+        return answer.json()["job_id"]
+
+    def jobs(self):
+        return requests.get(self.url + "/jobs", headers=self.headers, timeout=30).json()
+
+    def done(self):
+        return sum(job["status"] == "completed" for job in self.jobs())
+
+
+def test_workers_come_and_go_and_each_job_is_done_once_and_in_turn(stack):
+    first, other = Caller(stack), Caller(stack, make_key(stack, "other"))
+    with fleet(stack, ["gpu-2", "gpu-3", "gpu-4"]) as (second, third, fourth):
+        second.start()
+        third.start()
+        jobs = [first.submit() for _ in range(JOBS)]
+        until(lambda: first.done() >= 2)
+        late = [other.submit() for _ in range(4)]
+        fourth.start()
+        second.stop()  # in the middle of a render, which its ComfyUI goes on with
+        until(lambda: other.done() == len(late))
+        done_when_the_other_was = first.done()
+        second.start()
+        third.worker.kill()
+        third.worker.wait()
+        third.start()
+        until(lambda: first.done() == len(jobs) + len(late), within=120)
+
+        urls = [stack.env["COMFYUI_URL"], second.url, third.url, fourth.url]
+        prompts = [accepted(url) for url in urls]
+
+    once = {workflow.prompt_id(uuid.UUID(job), 1) for job in jobs + late}
+    assert sorted(chain(*prompts)) == sorted(once)  # each job one prompt, on one of them
+    assert all(prompts)
+    assert done_when_the_other_was < JOBS - 4
