@@ -1,19 +1,32 @@
-"""The operators' view: read-only, but for the action that requeues."""
+"""The operators' pages: jobs, engines and keys. Jobs change by actions alone, each of them confirmed."""
 
-from typing import Any
+import json
+from contextlib import suppress
+from typing import Any, ClassVar
+from uuid import UUID
 
 from django.contrib import admin, messages
-from django.http import HttpRequest
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.paginator import Paginator
+from django.db import connection
+from django.db.models import Q
+from django.http import HttpRequest, StreamingHttpResponse
 from django.template.defaultfilters import pluralize
+from django.template.response import TemplateResponse
+from django.utils.functional import cached_property
 from django.utils.html import format_html
+from django.utils.text import Truncator
 from django.utils.timesince import timesince
 from django.utils.timezone import now
 
-from jobs import storage
+from jobs import export, storage
 from jobs.engines import Engine
 from jobs.keys import ApiKey, ApiKeyQuerySet
-from jobs.models import Job, JobQuerySet
+from jobs.models import FINAL, REQUEUABLE, Job, JobQuerySet
 from jobs.timeline import Event
+
+SEARCHED = 50_000  # prompts at most; there is no index of their words
+MOST_PURGED = 200  # jobs: each costs some requests to S3, while a browser waits
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
@@ -31,10 +44,15 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
 class EventInline(admin.TabularInline):
     model = Event
-    fields = readonly_fields = ("at", "kind", "worker", "attempt", "render", "detail")
+    verbose_name_plural = "timeline"
+    fields = readonly_fields = ("at", "kind", "worker", "attempt", "render", "told")
     ordering = ("at", "pk")
     extra = 0
     can_delete = False
+
+    @admin.display(description="detail")
+    def told(self, event: Event) -> str:
+        return format_html('<div class="wrapped">{}</div>', event.detail or "-")
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -43,27 +61,46 @@ class EventInline(admin.TabularInline):
         return False
 
 
+class BoundedPaginator(Paginator):
+    """Counts no more than MOST rows; of the whole table Postgres has an estimate."""
+
+    MOST = 10_000
+
+    @cached_property
+    def count(self) -> int:
+        jobs: Any = self.object_list
+        counted: int = jobs.order_by()[: self.MOST].count()
+        if counted == self.MOST and not jobs.query.where:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = 'jobs_job'::regclass")
+                return max(counted, cursor.fetchone()[0])
+        return counted
+
+
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
     list_display = (
         "id",
+        "thumbnail",
         "status",
+        "percent",
         "kind",
         "short_prompt",
         "key",
         "created_at",
         "waited",
         "ran",
-        "percent",
         "attempt",
+        "cause",
     )
-    list_filter = ("status", "kind", "preset", "engine", "key", "created_at")
-    search_fields = ("=id", "prompt")
-    ordering = ("-created_at", "-id")
+    list_filter = ("status", "kind", "engine", "key", "created_at")
+    search_fields = ("id", "prompt")  # get_search_results() has its own way
+    search_help_text = f"An id, or words of the prompt: of the newest {SEARCHED:,} that the filters leave."
     list_select_related = ("key",)
     list_per_page = 50
     show_full_result_count = False
-    actions = ("requeue", "cancel")
+    paginator = BoundedPaginator
+    actions = ("requeue", "cancel", "purge", "export")
     inlines = (EventInline,)
     fieldsets = (
         (
@@ -71,16 +108,44 @@ class JobAdmin(ReadOnlyAdmin):
             {"fields": ("id", "status", "error", "percent", "prompt", "kind", "reference_image", "video")},
         ),
         ("Times", {"fields": ("created_at", "started_at", "rendered_at", "finished_at", "waited", "ran")}),
-        ("Queue", {"fields": ("key", "priority", "turn")}),
-        ("Render", {"fields": ("engine", "preset", "seed", "attempt", "render", "output")}),
+        ("Queue", {"fields": ("key", "priority", "turn", "place")}),
+        ("Render", {"fields": ("engine", "preset", "seed", "attempt", "render", "output", "graph")}),
         ("Claim", {"fields": ("worker", "fence", "lease_until", "not_before")}),
         ("Troubles", {"fields": ("lost", "out_of_memory", "lapses", "publish_tries")}),
         ("Video file", {"fields": ("video_size", "video_frames", "video_sha256")}),
     )
 
+    class Media:
+        css: ClassVar = {"all": ["console/console.css"]}
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        """Newest first; of the queued ones, as they will be claimed."""
+        if request.GET.get("status__exact") == Job.Status.QUEUED:
+            return ("-priority", "turn", "id")
+        return ("-created_at", "-id")
+
+    def get_search_results(self, request: HttpRequest, jobs: Any, text: str) -> tuple[Any, bool]:
+        if not (words := text.split()):
+            return jobs, False
+        with suppress(ValueError):
+            return jobs.filter(pk=UUID(text.strip())), False
+        newest = jobs.order_by("-created_at", "-id")[:SEARCHED].values("pk")
+        return jobs.filter(*[Q(prompt__icontains=word) for word in words], pk__in=newest), False
+
     @admin.display(description="prompt")
     def short_prompt(self, job: Job) -> str:
-        return job.prompt if len(job.prompt) <= 60 else job.prompt[:59] + "…"
+        return Truncator(job.prompt).chars(60)
+
+    @admin.display(description="cause of failure")
+    def cause(self, job: Job) -> str:
+        return Truncator(job.error).chars(120) or "-"
+
+    @admin.display(description="")
+    def thumbnail(self, job: Job) -> str:
+        if job.status != Job.Status.COMPLETED:
+            return ""
+        link = storage.presign(job.poster_key)
+        return format_html('<img src="{}" alt="first frame" loading="lazy">', link)
 
     @admin.display(description="progress", ordering="progress")
     def percent(self, job: Job) -> str:
@@ -96,6 +161,10 @@ class JobAdmin(ReadOnlyAdmin):
             return "-"
         return timesince(job.started_at, job.finished_at or now())
 
+    @admin.display(description="jobs before it")
+    def place(self, job: Job) -> str:
+        return str(job.position) if job.status == Job.Status.QUEUED else "-"
+
     @admin.display(description="reference image")
     def reference_image(self, job: Job) -> str:
         if job.kind != Job.Kind.IMAGE_TO_VIDEO:
@@ -110,15 +179,73 @@ class JobAdmin(ReadOnlyAdmin):
             '<video src="{}" width="832" controls loop muted></video>', storage.presign(job.video_key)
         )
 
+    @admin.display(description="graph, as it was sent last")
+    def graph(self, job: Job) -> str:
+        sent = job.events.filter(kind=Event.Kind.POSTED).order_by("at", "pk").last()
+        if sent is None:
+            return "-"
+        text = json.dumps(sent.graph, indent=2, ensure_ascii=False)
+        return format_html('<details><summary>show</summary><pre class="wrapped">{}</pre></details>', text)
+
+    # Actions
+
     @admin.action(description="Requeue the selected failed or cancelled jobs", permissions=["manage"])
-    def requeue(self, request: HttpRequest, jobs: JobQuerySet) -> None:
+    def requeue(self, request: HttpRequest, jobs: JobQuerySet) -> TemplateResponse | None:
+        if page := self._confirm(request, jobs.filter(status__in=REQUEUABLE), "requeue", "Render {} anew?"):
+            return page
         selected, count = jobs.count(), jobs.requeue(f"by {request.user}")
         self._tell(request, count, "requeued", selected - count, "neither failed nor cancelled")
+        return None
 
     @admin.action(description="Cancel the selected jobs that are not finished", permissions=["manage"])
-    def cancel(self, request: HttpRequest, jobs: JobQuerySet) -> None:
+    def cancel(self, request: HttpRequest, jobs: JobQuerySet) -> TemplateResponse | None:
+        if page := self._confirm(request, jobs.exclude(status__in=FINAL), "cancel", "Cancel {}?"):
+            return page
         selected, count = jobs.count(), jobs.cancel(f"by {request.user}")
         self._tell(request, count, "cancelled", selected - count, "finished")
+        return None
+
+    @admin.action(description="Purge the selected finished jobs", permissions=["manage"])
+    def purge(self, request: HttpRequest, jobs: JobQuerySet) -> TemplateResponse | None:
+        question = "Remove {} with videos and images, for good?"
+        if page := self._confirm(request, jobs.filter(status__in=FINAL), "purge", question):
+            return page
+        chosen, count = jobs.order_by("finished_at")[: MOST_PURGED + 1], 0
+        if len(chosen) > MOST_PURGED:
+            text = f"At most {MOST_PURGED} at once here; for more there is manage.py purge_jobs."
+            self.message_user(request, text, messages.ERROR)
+            return None
+        try:
+            for job in chosen:
+                count += job.purge()
+        except storage.StorageError as error:
+            self.message_user(request, f"S3 failed; the others stay: {error}", messages.ERROR)
+        self._tell(request, count, "removed", len(chosen) - count, "not finished, or was not reached")
+        return None
+
+    @admin.action(description="Export the selected jobs as CSV", permissions=["view"])
+    def export(self, request: HttpRequest, jobs: JobQuerySet) -> StreamingHttpResponse:
+        answer = StreamingHttpResponse(export.lines(jobs), content_type="text/csv; charset=utf-8")
+        answer["Content-Disposition"] = 'attachment; filename="jobs.csv"'
+        return answer
+
+    def _confirm(
+        self, request: HttpRequest, jobs: JobQuerySet, action: str, question: str
+    ) -> TemplateResponse | None:
+        """The page that asks, until it was answered; nothing to ask if no job is fit."""
+        count = jobs.count()
+        if "confirmed" in request.POST or not count:
+            return None
+        context = self.admin_site.each_context(request) | {
+            "title": "Are you sure?",
+            "question": question.format(f"{count} job{pluralize(count)}"),
+            "button": f"Yes, {action}",
+            "action": action,
+            "chosen": request.POST.getlist(ACTION_CHECKBOX_NAME),
+            "across": request.POST.get("select_across", "0"),
+            "opts": self.model._meta,
+        }
+        return TemplateResponse(request, "console/confirm.html", context)
 
     def _tell(self, request: HttpRequest, done: int, what: str, others: int, why: str) -> None:
         if done:
@@ -135,16 +262,6 @@ class JobAdmin(ReadOnlyAdmin):
 @admin.register(Engine)
 class EngineAdmin(ReadOnlyAdmin):
     list_display = ("name", "state", "version", "seen_at", "worker", "missing")
-
-    @admin.display(description="state")
-    def state(self, engine: Engine) -> str:
-        if engine.lease_until is None or engine.lease_until < now():
-            return "no worker"
-        if engine.trouble:
-            return engine.trouble
-        if not engine.ready:
-            return "ComfyUI does not answer"
-        return "model files missing" if engine.lacks else "ready"
 
     @admin.display(description="missing model files")
     def missing(self, engine: Engine) -> str:

@@ -441,6 +441,11 @@ class Job(models.Model):
         """One key per claim, so that a publisher that lost its claim can delete what it uploaded."""
         return f"videos/{self.pk}/{self.fence}.mp4"
 
+    @property
+    def poster_key(self) -> str:
+        """A small image of the video, for operators."""
+        return f"videos/{self.pk}/{self.fence}.jpg"
+
     # What the worker that holds the job does to it
 
     def _write(self, kind: Event.Kind | None, *, note: dict[str, Any] | None = None, **changes: Any) -> None:

@@ -77,11 +77,12 @@ def uploaded(job: Job, finished: video.Video) -> Iterator[None]:
     """In S3, unless the job is not completed with it: then not, for the object belongs to no row. (When the
     database went away in between nobody knows, and it stays.)"""
     try:
+        storage.put_image(job.poster_key, video.poster(finished.path), "image/jpeg")
         storage.put_video(job.video_key, finished.path, sha256=finished.sha256, filename=f"{job.pk}.mp4")
         yield
     except (ClaimLost, storage.StorageError):
         with suppress(storage.StorageError):
-            storage.delete([job.video_key])
+            storage.delete([job.video_key, job.poster_key])
         raise
 
 

@@ -76,9 +76,9 @@ def check_bucket() -> None:
         s3.head_bucket(Bucket=settings.S3_BUCKET)
 
 
-def put_input(key: str, png: bytes) -> None:
+def put_image(key: str, data: bytes, kind: str = "image/png") -> None:
     with _s3() as s3:
-        s3.put_object(Bucket=settings.S3_BUCKET, Key=key, Body=png, ContentType="image/png")
+        s3.put_object(Bucket=settings.S3_BUCKET, Key=key, Body=data, ContentType=kind)
 
 
 def get_input(key: str) -> bytes:

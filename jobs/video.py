@@ -1,12 +1,15 @@
 """The rendered MP4: is it what was asked for, and is it fit to be served?"""
 
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 
 from comfy.workflow import FPS, FRAMES, HEIGHT, WIDTH
+
+POSTER = (208, 120)  # pixels, at most
 
 
 class Unplayable(Exception):
@@ -36,6 +39,17 @@ def finish(source: Path, target: Path) -> Video:
     with target.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Video(target, target.stat().st_size, frames, sha256)
+
+
+def poster(path: Path) -> bytes:
+    """A small JPEG of the first frame, for the operators' lists."""
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    image = frame.to_image()
+    image.thumbnail(POSTER)
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=80)
+    return jpeg.getvalue()
 
 
 def check(path: Path) -> int:

@@ -54,7 +54,7 @@ class GenerateView(View):
         job = Job(kind=kind, prompt=prompt, key=key, idempotency_key=once, request_sha256=sha256)
         if image:
             with storage.slot():
-                storage.put_input(job.input_key, image)  # before the row: an accepted job has its image
+                storage.put_image(job.input_key, image)  # before the row: an accepted job has its image
         try:
             job = Job.objects.submit(job)
         except (IntegrityError, LimitReached):

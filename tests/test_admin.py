@@ -1,11 +1,13 @@
 """The operators' view in Django's admin."""
 
+import csv
 import html
 import re
 
 import boto3
 import pytest
 import requests
+from django.core.cache import cache
 from django.db.models.functions import Now
 
 from jobs.engines import Engine, seconds
@@ -18,6 +20,11 @@ pytestmark = pytest.mark.django_db
 JOBS, ENGINES = "/admin/jobs/job/", "/admin/jobs/engine/"
 COLUMNS = ("id", "status", "kind", "short_prompt", "percent", "attempt")
 EVIL = "<script>alert('\"1\"')</script>"
+
+
+@pytest.fixture(autouse=True)
+def no_cache():
+    cache.clear()
 
 
 @pytest.fixture
@@ -48,10 +55,20 @@ def source(text, tag):
     return html.unescape(re.search(rf'<{tag} src="([^"]+)"', text)[1])
 
 
-def requeue(client, *jobs):
-    body = {"action": "requeue", "_selected_action": [str(job.pk) for job in jobs]}
-    answer = client.post(JOBS, body, follow=True)
+def act(client, action, *jobs, **more):
+    """An action on chosen jobs, as the list's form sends it."""
+    body = {"action": action, "_selected_action": [str(job.pk) for job in jobs]} | more
+    return client.post(JOBS, body, follow=True)
+
+
+def done(client, action, *jobs):
+    """What the page says after an action was confirmed."""
+    answer = act(client, action, *jobs, confirmed="yes")
     return [str(message) for message in answer.context["messages"]]
+
+
+def requeue(client, *jobs):
+    return done(client, "requeue", *jobs)
 
 
 def test_it_asks_for_a_login(client):
@@ -105,6 +122,35 @@ class TestList:
 
         assert cell(page(admin, JOBS), "short_prompt") == "x" * 59 + "…"
 
+    def test_queued_jobs_stand_in_the_order_of_their_turns(self, admin):
+        jobs = [make_job(turn=3), make_job(turn=1), make_job(turn=9, priority=1)]
+
+        assert listed(admin, "?status__exact=queued") == [str(jobs[i].pk) for i in (2, 1, 0)]
+
+    def test_a_failed_job_says_why(self, admin):
+        make_job(status="failed", error="ComfyUI lacks the model file vae/wan.safetensors.")
+
+        assert cell(page(admin, JOBS), "cause") == "ComfyUI lacks the model file vae/wan.safetensors."
+
+    def test_it_counts_no_more_than_it_must(self, admin, monkeypatch, django_assert_max_num_queries):
+        monkeypatch.setattr("jobs.admin.BoundedPaginator.MOST", 3)
+        for _ in range(5):
+            make_job()
+
+        with django_assert_max_num_queries(12):
+            text = page(admin, JOBS + "?status__exact=queued")
+
+        assert "3 jobs" in text
+
+    def test_jobs_are_exported_as_csv(self, admin):
+        job = make_job(prompt='=HYPERLINK("http://evil.example")', status="failed", error="It failed, badly.")
+
+        answer = act(admin, "export", job)
+
+        [row] = csv.DictReader(answer.getvalue().decode().splitlines())
+        assert (row["id"], row["error"]) == (str(job.pk), "It failed, badly.")
+        assert row["prompt"] == '\'=HYPERLINK("http://evil.example")'  # a spreadsheet would run it
+
 
 class TestDetail:
     def test_the_reference_image_and_the_video_are_signed_for_the_view(self, admin):
@@ -123,6 +169,14 @@ class TestDetail:
 
         assert "It failed." in text
         assert parts.S3_URL not in text
+
+    def test_the_graph_that_was_sent(self, admin, engine):
+        job = make_job()
+        Job.objects.claim_render(engine).begin(engine, lambda job: {"save": {"class_type": "SaveVideo"}})
+
+        text = html.unescape(page(admin, f"{JOBS}{job.pk}/change/"))
+
+        assert '"class_type": "SaveVideo"' in text
 
     def test_nothing_can_be_changed_added_or_deleted(self, admin):
         job = make_job()
@@ -171,6 +225,83 @@ class TestRequeue:
         assert failed.status == "failed"
 
 
+class TestConfirmation:
+    @pytest.mark.parametrize(
+        ("action", "status", "question"),
+        [
+            ("requeue", "failed", "Render 2 jobs anew?"),
+            ("cancel", "queued", "Cancel 2 jobs?"),
+            ("purge", "completed", "Remove 2 jobs with videos and images, for good?"),
+        ],
+    )
+    def test_nothing_happens_until_it_is_given(self, admin, action, status, question):
+        jobs = [make_job(status=status) for _ in range(2)]
+
+        text = act(admin, action, *jobs).content.decode()
+
+        assert question in text
+        assert all(f'value="{job.pk}"' in text for job in jobs)
+        assert [job.status for job in Job.objects.all()] == [status] * 2
+
+    def test_all_that_a_filter_leaves_can_be_chosen(self, admin):
+        jobs = [make_job(status="failed") for _ in range(3)]
+        form = {"action": "requeue", "_selected_action": [jobs[0].pk], "select_across": "1", "index": "0"}
+
+        page = admin.post(JOBS + "?status__exact=failed", form).content.decode()
+        admin.post(JOBS + "?status__exact=failed", form | {"confirmed": "yes"})
+
+        assert "Render 3 jobs anew?" in page
+        assert 'name="select_across" value="1"' in page
+        assert Job.objects.queued().count() == 3
+
+    def test_cancel(self, admin):
+        queued, completed = make_job(), make_job(status="completed")
+
+        assert done(admin, "cancel", queued, completed) == [
+            "1 job cancelled.",
+            "1 job is finished and stays as it is.",
+        ]
+        queued.refresh_from_db()
+        assert queued.status == "cancelled"
+
+    def test_purge(self, admin):
+        finished, running = make_job(status="failed"), make_job(status="processing")
+
+        assert done(admin, "purge", finished, running)[0] == "1 job removed."
+
+        assert list(Job.objects.all()) == [running]
+
+
+class TestConsole:
+    def test_it_tells_how_the_service_is(self, admin, engine):
+        make_job()
+        make_job(status="processing", engine=engine, progress=40)
+        failed = make_job(status="failed", error="ComfyUI failed in KSampler: ValueError.")
+        make_job(status="completed", started_at=Now() - seconds(300))
+
+        for path in ("/admin/", "/admin/now/"):
+            text = page(admin, path)
+            assert "<b>1</b> queued" in text
+            assert "<b>1</b> rendering" in text
+            assert '<progress max="100" value="40">' in text
+            assert "<b>50.0%</b> failed, last day" in text
+            assert "<b>300 s</b> median render" in text
+            assert f"/admin/jobs/job/{failed.pk}/change/" in text
+            assert "ComfyUI failed in KSampler" in text
+            assert len(re.findall("<figure>", text)) == 4
+
+    def test_an_empty_service(self, admin):
+        text = page(admin, "/admin/")
+
+        assert "No render worker has ever started" in text
+
+    def test_it_shows_nothing_to_those_who_may_not_see_jobs(self, client, django_user_model):
+        client.force_login(django_user_model.objects.create_user("guest", is_staff=True))
+
+        assert "queued" not in page(client, "/admin/")
+        assert client.get("/admin/now/").status_code == 403
+
+
 class TestEngines:
     def test_one_that_is_ready(self, admin, engine):
         text = page(admin, ENGINES)
@@ -181,7 +312,7 @@ class TestEngines:
     @pytest.mark.parametrize(
         ("change", "state"),
         [
-            ({"ready": False}, "ComfyUI does not answer"),
+            ({"ready": False}, "ComfyUI does not answer, or is warming up"),
             ({"lacks": ["wan.safetensors"]}, "model files missing"),
             ({"lease_until": Now() - seconds(1)}, "no worker"),
             ({"lease_until": None, "worker": ""}, "no worker"),
@@ -215,7 +346,7 @@ def test_what_comfyui_reports_becomes_no_html(admin, engine):
 def test_a_jobs_page_tells_what_happened_to_it_and_by_whom(admin_client, engine):
     job = make_job()
     Job.objects.claim_render(engine).failed("It failed.", reason="node", detail="Traceback: in line 7")
-    admin_client.post("/admin/jobs/job/", {"action": "requeue", "_selected_action": [job.pk]})
+    requeue(admin_client, job)
 
     page = admin_client.get(f"/admin/jobs/job/{job.pk}/change/").content.decode()
 

@@ -1,6 +1,7 @@
 """jobs.worker in this process, on the simulator, Postgres and S3: from a queued row to a playable file."""
 
 import base64
+import io
 import resource
 import time
 
@@ -9,6 +10,7 @@ import boto3
 import pytest
 import requests
 from django.db.models.functions import Now
+from PIL import Image
 
 from comfy import workflow
 from comfy.client import Comfy
@@ -396,10 +398,12 @@ class TestPublishing:
     def test_the_row_says_what_is_in_s3(self, rendered):
         publish()
 
-        [stored] = self.objects(now(rendered))
-        assert stored["Key"] == rendered.video_key
+        poster, stored = self.objects(now(rendered))
+        assert (poster["Key"], stored["Key"]) == (rendered.poster_key, rendered.video_key)
         assert stored["Size"] == rendered.video_size
         assert rendered.video_frames == 81
+        with Image.open(io.BytesIO(storage.get_input(rendered.poster_key))) as image:
+            assert (image.format, image.size) == ("JPEG", (208, 120))
 
     @pytest.mark.parametrize("damage", ["gone", "cut"])
     def test_a_file_that_is_gone_or_broken_is_rendered_again(self, rendered, damage):

@@ -163,7 +163,7 @@ APPEND_SLASH = False  # a redirect would turn a POST into a GET
 STATIC_URL = "static/"
 
 INSTALLED_APPS = [
-    "django.contrib.admin.apps.SimpleAdminConfig",  # wanapi/urls.py loads the pages: workers need none
+    "jobs.apps.ConsoleConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -182,7 +182,8 @@ def ownerless(service):
     purged = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
     assert purged.returncode == 0, purged.stderr
     rows = service.rows()
-    owned = {f"videos/{row['id']}/{row['fence']}.mp4" for row in rows if row["status"] == "completed"}
+    completed = [f"videos/{row['id']}/{row['fence']}" for row in rows if row["status"] == "completed"]
+    owned = {f"{video}.{ending}" for video in completed for ending in ("mp4", "jpg")}
     owned |= {f"inputs/{row['id']}.png" for row in rows}
     s3 = boto3.client("s3", endpoint_url=service.stack.env["S3_ENDPOINT_URL"])
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket="wanapi")

@@ -41,7 +41,7 @@ def s3() -> None:
     """All that the service does with objects. Whether clients reach them cannot be seen from here."""
     key = f"inputs/check-{uuid.uuid4()}"
     steps: dict[str, Callable[[], Any]] = {
-        "s3:PutObject": lambda: storage.put_input(key, b"check"),
+        "s3:PutObject": lambda: storage.put_image(key, b"check"),
         "s3:GetObject": lambda: storage.get_input(key),
         "s3:ListBucket": lambda: list(storage.listed(key)),
         "s3:DeleteObject": lambda: storage.delete([key]),

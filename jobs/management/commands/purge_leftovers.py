@@ -59,7 +59,7 @@ def objects(before: datetime) -> Iterator[Any]:
             for key in batch:
                 job = jobs.get(owner(key))
                 # The row is read after the object was listed: a video that is being published is younger.
-                if job is None or key not in (job.input_key, job.video_key):
+                if job is None or key not in (job.input_key, job.video_key, job.poster_key):
                     yield key, lambda key=key: storage.delete([key])
 
 
