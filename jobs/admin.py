@@ -16,10 +16,11 @@ from django.template.response import TemplateResponse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.text import Truncator
-from django.utils.timesince import timesince
 from django.utils.timezone import now
+from django_q.models import Failure, OrmQ, Schedule, Success
 
 from jobs import export, storage
+from jobs.console import duration
 from jobs.engines import Engine
 from jobs.keys import ApiKey, ApiKeyQuerySet
 from jobs.models import FINAL, REQUEUABLE, Job, JobQuerySet
@@ -27,6 +28,10 @@ from jobs.timeline import Event
 
 SEARCHED = 50_000  # prompts at most; there is no index of their words
 MOST_PURGED = 200  # jobs: each costs some requests to S3, while a browser waits
+
+
+# Whoever may add a task there runs any code; and its rows say nothing that a job's do not.
+admin.site.unregister([Failure, OrmQ, Schedule, Success])
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
@@ -80,7 +85,7 @@ class BoundedPaginator(Paginator):
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
     list_display = (
-        "id",
+        "short_id",
         "thumbnail",
         "status",
         "percent",
@@ -132,6 +137,10 @@ class JobAdmin(ReadOnlyAdmin):
         newest = jobs.order_by("-created_at", "-id")[:SEARCHED].values("pk")
         return jobs.filter(*[Q(prompt__icontains=word) for word in words], pk__in=newest), False
 
+    @admin.display(description="job", ordering="id")
+    def short_id(self, job: Job) -> str:
+        return format_html('<span title="{}">{}</span>', job.pk, str(job.pk)[:8])
+
     @admin.display(description="prompt")
     def short_prompt(self, job: Job) -> str:
         return Truncator(job.prompt).chars(60)
@@ -153,13 +162,13 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.display(description="waiting")
     def waited(self, job: Job) -> str:
-        return timesince(job.created_at, job.started_at or job.finished_at or now())
+        return duration(job.created_at, job.started_at or job.finished_at or now())
 
     @admin.display(description="running")
     def ran(self, job: Job) -> str:
         if job.started_at is None or job.status == Job.Status.QUEUED:
             return "-"
-        return timesince(job.started_at, job.finished_at or now())
+        return duration(job.started_at, job.finished_at or now())
 
     @admin.display(description="jobs before it")
     def place(self, job: Job) -> str:

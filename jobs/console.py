@@ -1,7 +1,7 @@
 """The operators' console: Django's admin, with a first page that tells how the service is."""
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.shortcuts import render
 from django.template.response import TemplateResponse
 from django.urls import path
+from django.utils import timezone
 
 from jobs import statistics
 from jobs.models import Job
@@ -39,14 +40,25 @@ class Console(admin.AdminSite):
         return render(request, "console/now.html", situation())
 
 
+def duration(begin: datetime, end: datetime) -> str:
+    """As 12 s, 3 min 20 s, 5 h 12 min, 4 d 3 h."""
+    seconds = max(round((end - begin).total_seconds()), 0)
+    for unit, length, part, smaller in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= length:
+            return f"{seconds // length} {unit} {seconds % length // smaller} {part}"
+    return f"{seconds} s"
+
+
 def situation() -> dict[str, Any]:
     hours: Any = cache.get_or_set("hours", statistics.hours, KEPT)
     finished: Any = cache.get_or_set("finished", lambda: statistics.finished(DAY), KEPT)
-    queue = statistics.queue()
+    queue, engines, now = statistics.queue(), statistics.engines(), timezone.now()
+    for engine in engines:
+        engine["seen"] = duration(engine["seen_at"], now) + " ago" if engine["seen_at"] else "never"
     return {
         "queue": queue,
-        "oldest": timedelta(seconds=round(queue["oldest_seconds"])),
-        "engines": statistics.engines(),
+        "oldest": duration(now - timedelta(seconds=queue["oldest_seconds"]), now),
+        "engines": engines,
         "finished": finished,
         "failed_percent": 100 * finished["failure_rate"],
         "failures": Job.objects.filter(status=Job.Status.FAILED).order_by("-created_at", "-id")[:5],

@@ -51,6 +51,7 @@ class Engine(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=255, unique=True)
     url = models.CharField(max_length=500)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
     worker = models.CharField(max_length=255, blank=True, default="")
     lease_until = models.DateTimeField(null=True, blank=True)
     seen_at = models.DateTimeField("last answer", null=True, blank=True)

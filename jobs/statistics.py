@@ -1,5 +1,6 @@
 """What operators want to see at a glance. Every query is bounded by an index, however many jobs there are."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -83,30 +84,36 @@ def hours(count: int = 24) -> list[dict[str, Any]]:
     counts: dict[str, Any] = {name: Count("pk", filter=Q(status=name)) for name in ("completed", "failed")}
     rows: Any = jobs.values("hour").annotate(median=Percentile(seconds, 0.5), **counts)
     found: dict[datetime, dict[str, Any]] = {row["hour"]: row for row in rows}
-    busy = _busy(starts)
-    gpus = Engine.objects.filter(seen_at__gte=starts[0]).count()
+    busy, there = _busy(starts), _there(starts)
     return [
         {"completed": 0, "failed": 0, "median": None}
         | found.get(start, {})
-        | {"hour": start, "idle": 1 - min(busy[start] / (gpus * _length(start)), 1) if gpus else None}
+        | {"hour": start, "idle": 1 - min(busy[start] / there[start], 1) if there[start] else None}
         for start in starts
     ]
 
 
-def _length(start: datetime) -> float:
-    """Seconds of this hour that have passed."""
-    return min((timezone.now() - start).total_seconds(), 3600.0) or 1.0
+def _there(starts: list[datetime]) -> dict[datetime, float]:
+    """Seconds of GPU time in each hour, from an engine's first sign of life to its last."""
+    engines = Engine.objects.filter(seen_at__gte=starts[0])
+    return _spread(starts, engines.values_list("created_at", Coalesce("seen_at", Now())))
 
 
 def _busy(starts: list[datetime]) -> dict[datetime, float]:
     """Seconds of rendering in each hour."""
-    busy = dict.fromkeys(starts, 0.0)
     recent = Q(finished_at__gte=starts[0]) | Q(status=Job.Status.PROCESSING)
-    rows = Job.objects.filter(recent, started_at__isnull=False)
-    for begin, end in rows.values_list("started_at", Coalesce("rendered_at", "finished_at", Now())):
+    jobs = Job.objects.filter(recent, started_at__isnull=False)
+    return _spread(
+        starts, jobs.values_list("started_at", Coalesce("rendered_at", "finished_at", Now())).iterator()
+    )
+
+
+def _spread(starts: list[datetime], times: Iterable[tuple[datetime, datetime]]) -> dict[datetime, float]:
+    """The seconds between each pair of times, added up by the hour."""
+    hours = dict.fromkeys(starts, 0.0)
+    for begin, end in times:
         start = max(begin, starts[0]).replace(minute=0, second=0, microsecond=0)
-        while start < end and start in busy:
-            after = start + HOUR
-            busy[start] += (min(end, after) - max(begin, start)).total_seconds()
-            start = after
-    return busy
+        while start < end and start in hours:
+            hours[start] += (min(end, start + HOUR) - max(begin, start)).total_seconds()
+            start += HOUR
+    return hours

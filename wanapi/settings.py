@@ -159,6 +159,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
+FORMAT_MODULE_PATH = "wanapi.formats"
 APPEND_SLASH = False  # a redirect would turn a POST into a GET
 STATIC_URL = "static/"
 
