@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 PIP_AUDIT := 2.10.1
 
-.PHONY: demo serve test test-faults fuzz test-comfyui bench lint lock audit
+.PHONY: demo serve test test-faults fuzz test-browser test-comfyui bench lint lock audit
 
 demo: .venv/ready  ## one text-to-video and one image-to-video job through everything; leaves two MP4s in demo/
 	@exec $(PY) -m local.demo
@@ -18,6 +18,9 @@ test-faults: .venv/ready  ## every fault at full count, and the table of docs/re
 
 fuzz: .venv/ready  ## hostile bodies, images, servers and the API against its schema, at full count; ten minutes
 	@FULL=1 exec $(PY) -m pytest tests/hostile $(ARGS)
+
+test-browser: .venv/ready  ## the admin in Debian's Chromium (apt install chromium); screenshots in .local/screenshots
+	@BROWSER=1 exec $(PY) -m pytest tests/browser $(ARGS)
 
 test-comfyui: .venv/ready  ## the driver's tests against a real ComfyUI: COMFYUI_URL=http://... make test-comfyui
 	@test -n "$(COMFYUI_URL)" || { echo "Name the server: COMFYUI_URL=http://127.0.0.1:8188 make test-comfyui"; exit 1; }

@@ -57,7 +57,7 @@ class EventInline(admin.TabularInline):
 
     @admin.display(description="detail")
     def told(self, event: Event) -> str:
-        return format_html('<div class="wrapped">{}</div>', event.detail or "-")
+        return format_html('<span class="wrapped">{}</span>', event.detail or "-")
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

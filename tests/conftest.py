@@ -25,6 +25,7 @@ from jobs.render import render
 from jobs.worker import WORKER, stopping
 from tests import parts
 
+collect_ignore = [] if os.environ.get("BROWSER") else ["browser"]  # of `make test-browser`
 FULL = bool(os.environ.get("FULL"))  # of `make test-faults` and `make fuzz`
 figures: list[tuple[str, str]] = []
 turns = itertools.count(1)
