@@ -89,14 +89,14 @@ class JobAdmin(ReadOnlyAdmin):
         "thumbnail",
         "status",
         "percent",
-        "kind",
+        "cause",
         "short_prompt",
+        "kind",
         "key",
         "created_at",
         "waited",
         "ran",
         "attempt",
-        "cause",
     )
     list_filter = ("status", "kind", "engine", "key", "created_at")
     search_fields = ("id", "prompt")  # get_search_results() has its own way
@@ -104,6 +104,7 @@ class JobAdmin(ReadOnlyAdmin):
     list_select_related = ("key",)
     list_per_page = 50
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # each would count the whole table
     paginator = BoundedPaginator
     actions = ("requeue", "cancel", "purge", "export")
     inlines = (EventInline,)

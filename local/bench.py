@@ -1,14 +1,17 @@
-"""``make bench``: how long ComfyUI stands idle between two queued jobs, also when each upload takes a second.
+"""``make bench``: how long ComfyUI stands idle between two queued jobs, also when each upload takes a second;
+and what four GPUs do, compared with one.
 
-Read from the simulator's own log: the time from the end of one prompt to the start of the next. With
+Read from the simulators' own logs: the time from the end of one prompt to the start of the next. With
 rendering this quick the service is under far more strain per job than with a real model.
 """
 
 import http.client
 import http.server
+import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -19,6 +22,7 @@ import requests
 from tqdm import tqdm
 
 from local import parts
+from local.gpu import Gpu
 from local.parts import ROOT
 from local.serve import Stopped, stop_on_signals, stop_on_signals_no_more
 from local.stack import Problem, Stack
@@ -27,6 +31,11 @@ FOLDER = ROOT / ".local" / "bench"
 JOBS = 20
 STEP = "0.1"  # seconds; 20 steps a job
 UPLOAD_DELAY = 1.0
+GPUS = 4
+LONG_STEP, JOBS_OF_A_GPU = (
+    "0.6",
+    4,
+)  # 13 s a job: drawing the test card is the processor's work, and not the GPU's
 
 
 def main() -> None:
@@ -38,6 +47,8 @@ def main() -> None:
             gaps = sorted(measure(delay))
             p95 = gaps[int(0.95 * (len(gaps) - 1))]
             print(f"  {name:18} {statistics.median(gaps):6.2f} {p95:6.2f} {gaps[-1]:6.2f}")
+        one, four = throughput(1), throughput(GPUS)
+        print(f"{GPUS} GPUs on one database do {four / one:.2f} times the work of one.")
     except Stopped:
         sys.exit("make bench: stopped.")
     except (Problem, OSError, requests.RequestException) as problem:
@@ -70,15 +81,53 @@ def measure(delay: float) -> list[float]:
     ]
 
 
-def wait_for_all(url: str, headers: dict[str, str]) -> None:
-    with tqdm(total=JOBS, disable=None, leave=False, bar_format="  {bar:30} {n}/{total} jobs") as bar:
+def throughput(gpus: int) -> float:
+    """Jobs per second, from the start of the first to the end of the last."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    os.environ["SIMULATOR_SECONDS_PER_STEP"] = LONG_STEP
+    stack = Stack(FOLDER, {"PORT": str(parts.free_port())})
+    more = []
+    try:
+        stack.start()
+        more = [Gpu(stack, f"gpu-{number}") for number in range(2, gpus + 1)]
+        for gpu in more:
+            gpu.start()
+        headers = {"X-API-Key": stack.env["API_KEY"]}
+        wait_for_engines(stack, gpus)
+        for number in range(JOBS_OF_A_GPU * gpus):
+            body = {"prompt": f"Job {number}"}
+            requests.post(f"{stack.url}/generate", json=body, headers=headers, timeout=30).raise_for_status()
+        wait_for_all(stack.url, headers, JOBS_OF_A_GPU * gpus)
+        urls = [stack.env["COMFYUI_URL"], *[gpu.url for gpu in more]]
+        logs = [requests.get(f"{url}/simulator/log", timeout=10).json() for url in urls]
+    finally:
+        stop_on_signals_no_more()
+        for gpu in more:
+            gpu.remove()
+        stack.stop()
+        stop_on_signals()
+    times = {event: [entry["time"] for log in logs for entry in log if entry["event"] == event]
+             for event in ("started", "finished")}  # fmt: skip
+    return JOBS_OF_A_GPU * gpus / (max(times["finished"]) - min(times["started"]))
+
+
+def wait_for_engines(stack: Stack, count: int) -> None:
+    command = [sys.executable, "manage.py", "stats", "--json"]
+    while True:
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | stack.env, check=True, capture_output=True)
+        if sum(engine["state"] == "ready" for engine in json.loads(done.stdout)["engines"]) == count:
+            return
+
+
+def wait_for_all(url: str, headers: dict[str, str], count: int = JOBS) -> None:
+    with tqdm(total=count, disable=None, leave=False, bar_format="  {bar:30} {n}/{total} jobs") as bar:
         while True:
             jobs = requests.get(f"{url}/jobs", headers=headers, timeout=30).json()
             if failed := [job["error"] for job in jobs if job["status"] == "failed"]:
                 raise Problem(f"a job failed: {failed[0]}")
             done = sum(job["status"] == "completed" for job in jobs)
             bar.update(done - bar.n)
-            if done == JOBS:
+            if done == count:
                 return
             time.sleep(0.5)
 
