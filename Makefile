@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 PIP_AUDIT := 2.10.1
 
-.PHONY: demo serve test test-faults fuzz test-browser test-comfyui bench lint lock audit
+.PHONY: demo serve test test-faults fuzz test-browser test-comfyui bench bench-fleet lint lock audit
 
 demo: .venv/ready  ## one text-to-video and one image-to-video job through everything; leaves two MP4s in demo/
 	@exec $(PY) -m local.demo
@@ -28,6 +28,9 @@ test-comfyui: .venv/ready  ## the driver's tests against a real ComfyUI: COMFYUI
 
 bench: .venv/ready  ## how long ComfyUI stands idle between two queued jobs
 	@exec $(PY) -m local.bench
+
+bench-fleet: .venv/ready  ## what 100 GPUs ask of Postgres, and how quickly jobs can be claimed
+	@exec $(PY) -m local.bench_fleet
 
 lint: .venv/ready  ## format, style, types
 	@$(PY) -m ruff format --check .
