@@ -202,23 +202,28 @@ class JobQuerySet(models.QuerySet["Job"]):
         A finished render stays ``processing``, for the next publisher.
         """
         message = f"The worker went away {MAX_LAPSES} times in a row while it had this job; given up."
-        failed = self.filter(lapses__gte=MAX_LAPSES - 1)._change(
-            Event.Kind.FAILED,
-            reason="worker",
-            status=Job.Status.FAILED,
-            error=message,
-            lapses=MAX_LAPSES,
-            finished_at=Now(),
-            lease_until=None,
-        )
-        return failed + self._change(
-            Event.Kind.LAPSED,
-            status=Case(
-                When(rendered_at=None, then=Value(Job.Status.QUEUED)), default=Value(Job.Status.PROCESSING)
-            ),
-            lapses=F("lapses") + 1,
-            lease_until=None,
-        )
+        with transaction.atomic():
+            # All of them first: _change() locks the counters as well, and jobs come before those everywhere.
+            locked = [job.pk for job in self.select_for_update(of=("self",)).order_by("pk")]
+            held = Job.objects.filter(pk__in=locked)
+            failed = held.filter(lapses__gte=MAX_LAPSES - 1)._change(
+                Event.Kind.FAILED,
+                reason="worker",
+                status=Job.Status.FAILED,
+                error=message,
+                lapses=MAX_LAPSES,
+                finished_at=Now(),
+                lease_until=None,
+            )
+            return failed + held.filter(lease_until__isnull=False)._change(
+                Event.Kind.LAPSED,
+                status=Case(
+                    When(rendered_at=None, then=Value(Job.Status.QUEUED)),
+                    default=Value(Job.Status.PROCESSING),
+                ),
+                lapses=F("lapses") + 1,
+                lease_until=None,
+            )
 
     def _change(self, kind: Event.Kind, *, reason: str = "", detail: str = "", **changes: Any) -> int:
         """Changes these rows, whoever holds them, and notes it."""

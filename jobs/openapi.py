@@ -202,3 +202,12 @@ class KeyScheme(OpenApiAuthenticationExtension):
 def without_slash(endpoints: list[tuple[str, str, str, Any]]) -> list[tuple[str, str, str, Any]]:
     """A trailing slash is accepted everywhere; the schema tells the form of the reference."""
     return [(path.rstrip("/"), regex, method, view) for path, regex, method, view in endpoints]
+
+
+def without_marks(result: Any, **_: Any) -> Any:
+    """drf-spectacular marks states for a hook of its own, which would rename them."""
+    if isinstance(result, dict):
+        result.pop("x-spec-enum-id", None)
+    for part in result.values() if isinstance(result, dict) else result if isinstance(result, list) else ():
+        without_marks(part)
+    return result

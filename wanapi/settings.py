@@ -283,7 +283,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": [],
     "SERVE_INCLUDE_SCHEMA": False,
     "PREPROCESSING_HOOKS": ["jobs.openapi.without_slash"],
-    "POSTPROCESSING_HOOKS": [],  # they would give each set of states a name of its own
+    "POSTPROCESSING_HOOKS": ["jobs.openapi.without_marks"],  # its own would give each set of states a name
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
