@@ -1,6 +1,8 @@
 """The operators' pages: jobs, engines and keys. Jobs change by actions alone, each of them confirmed."""
 
 import json
+import logging
+import re
 from contextlib import suppress
 from typing import Any, ClassVar
 from uuid import UUID
@@ -25,6 +27,8 @@ from jobs.engines import Engine
 from jobs.keys import ApiKey, ApiKeyQuerySet
 from jobs.models import FINAL, REQUEUABLE, Job, JobQuerySet
 from jobs.timeline import Event
+
+logger = logging.getLogger(__name__)
 
 SEARCHED = 50_000  # prompts at most; there is no index of their words
 MOST_PURGED = 200  # jobs: each costs some requests to S3, while a browser waits
@@ -130,9 +134,16 @@ class JobAdmin(ReadOnlyAdmin):
             return ("-priority", "turn", "id")
         return ("-created_at", "-id")
 
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """The filters' own: Django would take any, such as a regular expression over a million prompts."""
+        return lookup.partition("__")[0] in self.list_filter
+
     def get_search_results(self, request: HttpRequest, jobs: Any, text: str) -> tuple[Any, bool]:
         if not (words := text.split()):
             return jobs, False
+        if re.fullmatch("[0-9a-f]{8}", text.strip().lower()):  # as the list shows it
+            first = UUID(text.strip() + 24 * "0")
+            return jobs.filter(pk__range=(first, UUID(text.strip() + 24 * "f"))), False
         with suppress(ValueError):
             return jobs.filter(pk=UUID(text.strip())), False
         newest = jobs.order_by("-created_at", "-id")[:SEARCHED].values("pk")
@@ -217,20 +228,22 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Purge the selected finished jobs", permissions=["manage"])
     def purge(self, request: HttpRequest, jobs: JobQuerySet) -> TemplateResponse | None:
-        question = "Remove {} with videos and images, for good?"
-        if page := self._confirm(request, jobs.filter(status__in=FINAL), "purge", question):
-            return page
-        chosen, count = jobs.order_by("finished_at")[: MOST_PURGED + 1], 0
-        if len(chosen) > MOST_PURGED:
+        selected, finished, count = jobs.count(), jobs.filter(status__in=FINAL), 0
+        if finished.count() > MOST_PURGED:
             text = f"At most {MOST_PURGED} at once here; for more there is manage.py purge_jobs."
             self.message_user(request, text, messages.ERROR)
             return None
+        question = "Remove {} with videos and images, for good?"
+        if page := self._confirm(request, finished, "purge", question):
+            return page
         try:
-            for job in chosen:
-                count += job.purge()
+            for job in finished:
+                with storage.slot():
+                    count += job.purge()
+                logger.info("job %s: purged by %s", job.pk, request.user)  # nothing else remembers it
         except storage.StorageError as error:
             self.message_user(request, f"S3 failed; the others stay: {error}", messages.ERROR)
-        self._tell(request, count, "removed", len(chosen) - count, "not finished, or was not reached")
+        self._tell(request, count, "removed", selected - count, "not finished, or was not reached")
         return None
 
     @admin.action(description="Export the selected jobs as CSV", permissions=["view"])
@@ -272,6 +285,22 @@ class JobAdmin(ReadOnlyAdmin):
 @admin.register(Engine)
 class EngineAdmin(ReadOnlyAdmin):
     list_display = ("name", "state", "version", "seen_at", "worker", "missing")
+    actions = ("remove",)
+
+    @admin.action(description="Remove the selected engines that have no worker", permissions=["manage"])
+    def remove(self, request: HttpRequest, engines: Any) -> None:
+        """One that comes back makes its row anew. What was begun on it may then begin on another."""
+        chosen, names = engines.count(), Engine.objects.filter(pk__in=engines).remove()
+        if names:
+            logger.info("engines removed by %s: %s", request.user, ", ".join(names))
+            self.message_user(request, f"Removed: {', '.join(names)}.", messages.SUCCESS)
+        if chosen > len(names):
+            self.message_user(
+                request, "An engine that a worker holds stays: stop it first.", messages.WARNING
+            )
+
+    def has_manage_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("jobs.change_engine")
 
     @admin.display(description="missing model files")
     def missing(self, engine: Engine) -> str:

@@ -27,6 +27,14 @@ class EngineQuerySet(models.QuerySet["Engine"]):
         """Engines without a sign of life for ENGINE_GRACE seconds."""
         return self.filter(seen_at__lt=Now() - seconds(settings.ENGINE_GRACE))
 
+    def remove(self) -> list[str]:
+        """Those that no worker holds, for good; their names. Renders that wait for one begin on another."""
+        with transaction.atomic():
+            free = self.filter(Q(lease_until=None) | Q(lease_until__lt=Now())).select_for_update()
+            names = sorted(engine.name for engine in free)
+            self.filter(name__in=names).delete()
+        return names
+
     def hold(self, *, name: str, url: str, worker: str) -> "Engine | None":
         """Takes or renews the lease on the engine of this name; None if another worker holds it.
 

@@ -1,5 +1,6 @@
 """Every error answer is JSON: ``{"detail": "<one sentence>"}``, plus ``errors`` by field for a bad body."""
 
+import errno
 import logging
 from typing import Any
 
@@ -21,6 +22,11 @@ logger = logging.getLogger(__name__)
 class LengthRequired(exceptions.APIException):
     status_code = status.HTTP_411_LENGTH_REQUIRED
     default_detail = "Send the body with a Content-Length; chunked bodies are not accepted."
+
+
+class TooSlow(exceptions.APIException):
+    status_code = status.HTTP_408_REQUEST_TIMEOUT
+    default_detail = "The request body came too slowly."
 
 
 class PayloadTooLarge(exceptions.APIException):
@@ -69,11 +75,20 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     elif isinstance(error, RequestDataTooBig):
         error = PayloadTooLarge()
     elif isinstance(error, UnreadablePostError):
-        error = exceptions.ParseError("The request body ended early, or came too slowly.")
+        error = _unreadable(error)
     elif isinstance(error, exceptions.ValidationError):
         set_rollback()
         return _invalid(error.detail)
     return exception_handler(error, context)
+
+
+def _unreadable(error: UnreadablePostError) -> exceptions.APIException:
+    """By the number that wanapi/web.py gave it."""
+    if error.errno == errno.EBUSY:
+        return Unavailable("Too many clients send slowly at the moment; please try again shortly.", 5)
+    if error.errno == errno.ETIMEDOUT:
+        return TooSlow()
+    return exceptions.ParseError("The request body ended early.")
 
 
 def _invalid(detail: Any) -> Response:

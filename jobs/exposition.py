@@ -3,8 +3,9 @@
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, connection
 from django.db.models import Min
 from django.db.models.functions import Now
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
@@ -16,6 +17,7 @@ from prometheus_client.registry import Collector
 from jobs.engines import Engine
 from jobs.metrics import BUCKETS, Metric
 from jobs.models import Job
+from jobs.timeline import REASONS, Event
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +35,41 @@ HISTOGRAMS = {
 }
 
 
+PATIENCE = 5.0  # seconds: Prometheus itself gives up after ten
+
+# A database that hangs holds its thread until it comes back, so these are threads of their own.
+_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="metrics")
+
+
 def metrics() -> bytes:
-    shared = CollectorRegistry()
-    shared.register(Database())
-    return generate_latest(shared) + generate_latest(_own())
+    """What Postgres tells, if it does so in time, and what this web instance counted."""
+    asking = _threads.submit(_shared)
+    try:
+        shared = asking.result(timeout=PATIENCE)
+    except (TimeoutError, DatabaseError, InterfaceError) as error:
+        asking.cancel()
+        logger.warning("metrics: %s", error or "Postgres does not answer in time")
+        shared = []
+    up = GaugeMetricFamily("wanapi_database_up", "Whether Postgres answered.", value=bool(shared))
+    registry = CollectorRegistry()
+    registry.register(Families([*shared, up]))
+    return generate_latest(registry) + generate_latest(_own())
+
+
+class Families(Collector):
+    def __init__(self, families: list[Family]):
+        self.families = families
+
+    def collect(self) -> list[Family]:
+        return self.families
+
+
+def _shared() -> list[Family]:
+    """The same whichever web instance is asked: take the largest and not the sum over instances."""
+    try:
+        return [*_now(), *_engines(), *_counted()]
+    finally:
+        connection.close_if_unusable_or_obsolete()
 
 
 def _own() -> CollectorRegistry:
@@ -48,52 +81,45 @@ def _own() -> CollectorRegistry:
     return registry
 
 
-class Database(Collector):
-    """The same whichever web instance is asked: take the largest and not the sum over instances."""
+def _now() -> Iterator[Family]:
+    states = GaugeMetricFamily("wanapi_jobs", "Unfinished jobs, by state.", labels=["state"])
+    queued, processing = Job.objects.queued(), Job.objects.filter(status=Job.Status.PROCESSING)
+    states.add_metric(["queued"], queued.count())
+    states.add_metric(["rendering"], processing.filter(rendered_at=None).count())
+    states.add_metric(["publishing"], processing.filter(rendered_at__isnull=False).count())
+    yield states
+    oldest = queued.aggregate(age=Now() - Min("created_at"))["age"]
+    yield GaugeMetricFamily(
+        "wanapi_oldest_queued_seconds",
+        "Age of the oldest queued job; 0 if there is none.",
+        value=oldest.total_seconds() if oldest else 0,
+    )
 
-    def collect(self) -> Iterator[Family]:
-        up = True
-        try:
-            yield from [*self._now(), *self._engines(), *self._counted()]
-        except (DatabaseError, InterfaceError) as error:
-            logger.warning("metrics: %s", error)
-            up = False
-        yield GaugeMetricFamily("wanapi_database_up", "Whether Postgres answered.", value=up)
 
-    def _now(self) -> Iterator[Family]:
-        states = GaugeMetricFamily("wanapi_jobs", "Unfinished jobs, by state.", labels=["state"])
-        queued, processing = Job.objects.queued(), Job.objects.filter(status=Job.Status.PROCESSING)
-        states.add_metric(["queued"], queued.count())
-        states.add_metric(["rendering"], processing.filter(rendered_at=None).count())
-        states.add_metric(["publishing"], processing.filter(rendered_at__isnull=False).count())
-        yield states
-        oldest = queued.aggregate(age=Now() - Min("created_at"))["age"]
-        yield GaugeMetricFamily(
-            "wanapi_oldest_queued_seconds",
-            "Age of the oldest queued job; 0 if there is none.",
-            value=oldest.total_seconds() if oldest else 0,
-        )
+def _engines() -> Iterator[Family]:
+    ready = GaugeMetricFamily(
+        "wanapi_engine_ready", "Whether the engine's ComfyUI answers, with all models.", labels=["engine"]
+    )
+    loaded = set(Engine.objects.loaded().values_list("name", flat=True))
+    for name in Engine.objects.values_list("name", flat=True):
+        ready.add_metric([name], name in loaded)
+    yield ready
 
-    def _engines(self) -> Iterator[Family]:
-        ready = GaugeMetricFamily(
-            "wanapi_engine_ready", "Whether the engine's ComfyUI answers, with all models.", labels=["engine"]
-        )
-        loaded = set(Engine.objects.loaded().values_list("name", flat=True))
-        for name in Engine.objects.values_list("name", flat=True):
-            ready.add_metric([name], name in loaded)
-        yield ready
 
-    def _counted(self) -> Iterator[Family]:
-        values: dict[str, dict[str, float]] = {name: {} for name in (*COUNTERS, *HISTOGRAMS)}
-        for name, label, value in Metric.objects.values_list("name", "label", "value"):
-            values.setdefault(name, {})[label] = value  # also of a newer release
-        for name, (label_name, text) in COUNTERS.items():
-            counter = CounterMetricFamily(f"wanapi_{name}", text, labels=[label_name])
-            for label, value in sorted(values[name].items()):
-                counter.add_metric([label], value)
-            yield counter
-        for name, text in HISTOGRAMS.items():
-            yield _histogram(name, text, values[name])
+def _counted() -> Iterator[Family]:
+    values: dict[str, dict[str, float]] = {name: {} for name in (*COUNTERS, *HISTOGRAMS)}
+    # A counter that is not there before its first event would make rules blind to it.
+    values["job_events"] = dict.fromkeys(Event.Kind.values, 0.0)
+    values["jobs_failed"] = dict.fromkeys(REASONS, 0.0)
+    for name, label, value in Metric.objects.values_list("name", "label", "value"):
+        values.setdefault(name, {})[label] = value  # also of a newer release
+    for name, (label_name, text) in COUNTERS.items():
+        counter = CounterMetricFamily(f"wanapi_{name}", text, labels=[label_name])
+        for label, value in sorted(values[name].items()):
+            counter.add_metric([label], value)
+        yield counter
+    for name, text in HISTOGRAMS.items():
+        yield _histogram(name, text, values[name])
 
 
 def _histogram(name: str, text: str, values: dict[str, float]) -> HistogramMetricFamily:

@@ -73,13 +73,17 @@ _last: tuple[float, Report] | None = None
 
 
 def report() -> Report:
-    """What is wrong with each part, or None; not asked anew within KEPT seconds."""
+    """What is wrong with each part, or None; not asked anew within KEPT seconds, nor while somebody asks."""
     global _last
-    with _lock:
+    if not _lock.acquire(blocking=_last is None):
+        return _last[1]  # type: ignore[index]  # it is never taken away again
+    try:
         if _last is None or time.monotonic() - _last[0] > KEPT:
             found = _look()  # its own time does not count, or those who wait would all look again
             _last = time.monotonic(), found
         return _last[1]
+    finally:
+        _lock.release()
 
 
 def _look() -> Report:

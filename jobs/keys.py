@@ -110,7 +110,7 @@ class ServedQuerySet(models.QuerySet["Served"]):
         return self.filter(priority=priority).aggregate(turn=Max("turn"))["turn"] or 0
 
     def note(self, key_id: int | None, priority: int, turn: int) -> None:
-        """A job was claimed. One that an operator requeued keeps its old turn, and takes nobody's back."""
+        """A job was claimed, whatever turn it had: none is taken back."""
         row, _ = self.get_or_create(key_id=key_id, priority=priority)
         self.filter(pk=row.pk, turn__lt=turn).update(turn=turn)
 

@@ -73,6 +73,12 @@ def wake_if_idle(cluster: str) -> None:
         wake(cluster)
 
 
+def lock_submissions() -> None:
+    """One after the other until the transaction ends, so that limits are exact and turns are given once."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SUBMISSIONS])
+
+
 class JobQuerySet(models.QuerySet["Job"]):
     def queued(self) -> "JobQuerySet":
         return self.filter(status=Job.Status.QUEUED)
@@ -118,9 +124,8 @@ class JobQuerySet(models.QuerySet["Job"]):
     def submit(self, job: "Job") -> "Job":
         """Accepts a job: its row and the wake-up commit together. Raises LimitReached, and IntegrityError
         if its idempotency key was used already; a request with the same one under way is waited for."""
-        with transaction.atomic(), connection.cursor() as cursor:
-            # One after the other, so that limits are exact and turns are unique.
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SUBMISSIONS])
+        with transaction.atomic():
+            lock_submissions()
             if job.key_id:
                 job.key = ApiKey.objects.get(pk=job.key_id)
                 job.priority = job.key.priority
@@ -254,8 +259,11 @@ class JobQuerySet(models.QuerySet["Job"]):
         return {pk for pk, fence in rows if claims[pk] == fence}
 
     def requeue(self, detail: str = "") -> int:
-        """An operator's second chance for failed and cancelled jobs: a new render, all counters back to 0."""
+        """An operator's second chance for failed and cancelled jobs: a new render, all counters back to 0,
+        and a new turn, so that a key's hundred failed jobs do not come before everybody's."""
         with transaction.atomic():
+            lock_submissions()
+            chosen = list(self.filter(status__in=REQUEUABLE).values_list("pk", flat=True))
             count = self.filter(status__in=REQUEUABLE)._change(
                 Event.Kind.REQUEUED,
                 detail=detail,
@@ -268,7 +276,10 @@ class JobQuerySet(models.QuerySet["Job"]):
                 out_of_memory=0,
                 lapses=0,
                 publish_tries=0,
+                turn=0,
             )
+            for job in Job.objects.queued().filter(pk__in=chosen).order_by("created_at", "id"):
+                Job.objects.filter(pk=job.pk).update(turn=Job.objects.next_turn(job.key, job.priority))
             if count:
                 wake(RENDER)
         return count

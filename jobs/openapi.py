@@ -14,6 +14,7 @@ ERRORS = {
     404: "There is no such job, or it is another key's.",
     409: "The job's state does not allow it.",
     411: "The body came without a Content-Length.",
+    408: "The body came too slowly.",
     413: "The body is too large.",
     414: "The address is too long.",
     415: "The body is no application/json, or has a Content-Encoding.",
@@ -56,7 +57,7 @@ def submit(view: Any) -> Any:
         description="Text-to-video, or image-to-video if an image is given. `image_base64` takes precedence.",
         parameters=[IDEMPOTENCY_KEY, RETRY_AFTER],
         request=serializers.GenerateRequest,
-        responses=_answers(serializers.Submitted, 400, 401, 411, 413, 415, 422, 429, 503),
+        responses=_answers(serializers.Submitted, 400, 401, 408, 411, 413, 415, 422, 429, 503),
         examples=[
             _asked("Text-to-video", {"prompt": _CAT}),
             _asked(

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from jobs.models import Job
 
 
+# Why jobs fail, for the metrics.
+REASONS = ("refused", "node", "out_of_memory", "lost", "worker", "image", "video", "other")
+
+
 class EventQuerySet(models.QuerySet["Event"]):
     def note(
         self,

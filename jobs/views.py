@@ -1,6 +1,8 @@
 """The API. Each view: authenticate (by default), validate, act, answer."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -17,6 +19,7 @@ from jobs import exposition, health, openapi, serializers, storage
 from jobs.authentication import client
 from jobs.engines import Engine
 from jobs.errors import Conflict, KeyReused, LengthRequired
+from jobs.images import Busy
 from jobs.keys import LimitReached
 from jobs.models import Job
 
@@ -33,8 +36,21 @@ class View(APIView):
 class GenerateView(View):
     """POST /generate: accepts a job, once for each Idempotency-Key."""
 
+    LARGE = 1024 * 1024  # bytes of a body; one of 27 MB takes up to ten times its size for a moment
+    _large = threading.BoundedSemaphore(2)
+
     @openapi.submit
     def post(self, request: Request) -> Response:
+        if int(request.META.get("CONTENT_LENGTH") or 0) <= self.LARGE:
+            return self._post(request)
+        if not self._large.acquire(timeout=2):
+            raise Busy
+        try:
+            return self._post(request)
+        finally:
+            self._large.release()
+
+    def _post(self, request: Request) -> Response:
         if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
             raise LengthRequired  # it would look like an empty body
         once, sha256 = serializers.idempotency_key(request), serializers.fingerprint(dict(request.data))
@@ -59,7 +75,8 @@ class GenerateView(View):
             job = Job.objects.submit(job)
         except (IntegrityError, LimitReached):
             if image:
-                storage.delete([job.input_key])
+                with suppress(storage.StorageError), storage.slot():  # or purge_leftovers finds it
+                    storage.delete([job.input_key])
             earlier = Job.objects.submitted_with(once, key) if once else None
             if earlier is None:
                 raise

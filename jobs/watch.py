@@ -41,6 +41,7 @@ class EngineWatch:
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
+        self._told = False  # that it stands by
         self._counted_at = time.monotonic()
         self._warm: threading.Thread | None = None
         self._look_at = 0.0
@@ -52,6 +53,9 @@ class EngineWatch:
         engine = Engine.objects.hold(name=name, url=url, worker=worker.WORKER)
         if engine is None and self.engine is not None:
             logger.warning("engine %s: lost to another cluster", name)
+        elif engine is None and not self._told:
+            logger.warning("engine %s: another worker holds it, this one stands by (ENGINE_NAME)", name)
+            self._told = True
         elif engine is not None and self.engine is None:
             logger.info("engine %s: held", name)
         self.engine = engine

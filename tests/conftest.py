@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,24 @@ def quick(simulator: Simulator, settings: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("jobs.publish.STORAGE_PAUSE", 0)
     settings.COMFYUI_OUTPUT_DIR = str(COMFYUI / "output")
     settings.COMFYUI_INPUT_DIR = str(COMFYUI / "input")
+
+
+class SameThread:
+    """An executor without threads: another thread would not see what a test's transaction wrote."""
+
+    def submit(self, work: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def same_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.exposition._threads", SameThread())
+    monkeypatch.setattr(connection, "close_if_unusable_or_obsolete", lambda: None)
 
 
 @pytest.fixture

@@ -107,6 +107,10 @@ class TestList:
 
         assert listed(admin, f"?q={job.pk}") == [str(job.pk)]
         assert listed(admin, f"?q={str(job.pk).upper()}") == [str(job.pk)]
+        assert listed(admin, f"?q={str(job.pk)[:8]}") == [str(job.pk)]
+
+    def test_no_lookup_but_those_of_the_filters(self, admin):
+        assert admin.get(f"{JOBS}?prompt__regex=.*").status_code == 400
 
     def test_a_search_by_words_of_the_prompt(self, admin):
         job, _ = make_job(prompt="A cat dances on the moon"), make_job(prompt="A dog on the moon")
@@ -326,6 +330,21 @@ class TestEngines:
 
         assert cell(text, "state") == state
         assert ("wan.safetensors" in text) == ("lacks" in change)
+
+
+def test_an_engine_without_a_worker_is_removed_and_its_jobs_wait_for_it_no_more(admin, engine):
+    gone = Engine.objects.create(name="gone", url="http://gone")
+    job = make_job(engine=gone, render=1)
+    assert Job.objects.claim_render(engine) is None
+    chosen = {"action": "remove", "_selected_action": [engine.pk, gone.pk]}
+
+    answer = admin.post(ENGINES, chosen, follow=True)
+
+    assert [str(message) for message in answer.context["messages"]] == [
+        "Removed: gone.",
+        "An engine that a worker holds stays: stop it first.",
+    ]
+    assert Job.objects.claim_render(engine) == job
 
 
 @pytest.mark.parametrize("path", [JOBS, JOBS + "{}/change/"])

@@ -21,6 +21,7 @@ def test_the_docs_say_what_to_do(rule):
     assert f"`{rule['alert']}`" in OPERATIONS
 
 
+@pytest.mark.usefixtures("same_thread")
 @pytest.mark.django_db
 def test_every_metric_of_a_rule_is_exported(api, engine):
     make_job(status="processing")

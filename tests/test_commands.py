@@ -54,8 +54,8 @@ class TestRequeue:
         assert OrmQ.objects.get().key == "render"
 
     def test_all_that_failed_within_a_time(self):
-        old = make_job(status="failed", created_at=Now() - seconds(2 * DAY))
-        new = [make_job(status="failed"), make_job(status="failed")]
+        old = make_job(status="failed", finished_at=Now() - seconds(2 * DAY))
+        new = [make_job(status="failed"), make_job(status="failed", created_at=Now() - seconds(2 * DAY))]
         done = make_job(status="completed")
 
         assert manage("requeue_jobs", "--status", "failed", "--since", "24h") == "2 jobs requeued."
@@ -201,6 +201,15 @@ class TestExitCodes:
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == "CommandError: Give either job ids or --status.\n"
 
+    def test_a_database_that_is_away_is_one_sentence(self):
+        done = run("manage.py", "stats", DATABASE_URL="postgresql://x:y@127.0.0.1:1/x")
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(
+            "wanapi: the database of DATABASE_URL cannot be used: connection failed"
+        )
+        assert done.stderr.count("\n") == 1
+
     def test_an_argument_that_is_wrong(self):
         done = run("manage.py", "purge_jobs", "--older-than", "soon")
 
@@ -326,6 +335,9 @@ class TestStats:
         assert text.startswith("1 queued, the oldest for 90 s; 1 rendering, 0 publishing")
         assert "engine sim: ready" in text
 
+    def test_no_time_at_all(self):
+        assert refused("stats", "--within", "0h") == "--within must be at least 1m."
+
     def test_an_empty_service(self):
         assert manage("stats").splitlines() == [
             "0 queued; 0 rendering, 0 publishing",
@@ -374,7 +386,7 @@ class TestCheckSetup:
         )
 
         assert manage("check_setup").splitlines() == ["Postgres: ok", "migrations: ok", "S3: ok"]
-        assert not list(storage.listed("inputs/check-"))
+        assert not [*storage.listed("inputs/check-"), *storage.listed("videos/check-")]
 
     def test_a_bucket_that_is_not_there_is_named_with_the_right_that_failed(self, settings):
         settings.S3_BUCKET, output = "another", io.StringIO()
@@ -382,4 +394,4 @@ class TestCheckSetup:
         with pytest.raises(CommandError, match="cannot work like this"):
             call_command("check_setup", stdout=output)
 
-        assert "S3: s3:PutObject failed" in output.getvalue()
+        assert "S3: s3:PutObject on inputs/ failed" in output.getvalue()

@@ -259,6 +259,13 @@ class TestFairShare:
             Job.objects.claim_render(engine).failed("It failed.", reason="lost")
             assert caller.client.delete(f"/jobs/{job_id}").status_code == 204
 
+    def test_requeued_jobs_take_new_turns(self, caller, engine):
+        jobs = [make_job(key=caller.key, status="failed", turn=turn) for turn in range(1, 6)]
+        Job.objects.filter(pk__in=[job.pk for job in jobs]).requeue()
+        Caller(name="other").submit()
+
+        assert "other" in self.served(engine)[:2]
+
     def test_position_is_the_order_in_which_they_are_claimed(self, api, submit, engine):
         first, second = Caller(name="first"), Caller(name="second", priority=1)
         for client in (first, second, first, second, first):

@@ -3,6 +3,8 @@
 import json
 import logging
 import logging.config
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.db import connection
@@ -20,7 +22,7 @@ from tests import parts
 from tests.conftest import make_job
 from wanapi import logs
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("same_thread")]
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_nothing_is_counted_of_what_was_rolled_back(scrape, engine, monkeypatch)
     with pytest.raises(ZeroDivisionError):
         job.lost_render()
 
-    assert ("wanapi_job_events_total", "lost") not in scrape()
+    assert scrape()[("wanapi_job_events_total", "lost")] == 0
 
 
 def test_the_gpus_time_is_told_by_what_it_did(scrape, settings, engine):
@@ -137,9 +139,21 @@ def test_without_postgres_the_rest_is_told(scrape, monkeypatch):
     def away(*_):
         raise OperationalError("gone")
 
-    monkeypatch.setattr("jobs.exposition.Database._now", away)
+    monkeypatch.setattr("jobs.exposition._now", away)
 
     assert scrape()[("wanapi_database_up",)] == 0
+
+
+def test_a_postgres_that_hangs_is_told_in_time(scrape, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr("jobs.exposition.PATIENCE", 0.1)
+    monkeypatch.setattr("jobs.exposition._threads", threads := ThreadPoolExecutor(1))
+    monkeypatch.setattr("jobs.exposition._shared", ended.wait)
+
+    assert scrape()[("wanapi_database_up",)] == 0
+
+    ended.set()
+    threads.shutdown()
 
 
 def test_old_rows_do_not_slow_it_down(django_assert_max_num_queries, scrape):

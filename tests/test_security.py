@@ -52,6 +52,32 @@ def test_the_admins_login_is_locked_for_whoever_tries_five_wrong_passwords(clien
     assert login(client, "chief", "right", "198.51.100.1") == 429
 
 
+def test_a_login_of_ones_own_gives_no_new_tries(client, chief):
+    get_user_model().objects.create_user("viewer", password="known", is_staff=True)
+
+    for _ in range(4):
+        login(client, "chief", "wrong", "198.51.100.1")
+    login(client, "viewer", "known", "198.51.100.1")
+    client.logout()
+
+    assert login(client, "chief", "wrong", "198.51.100.1") == 429
+
+
+def test_a_network_of_ipv6_counts_as_one_address(client, chief):
+    codes = [login(client, "chief", "wrong", f"2001:db8::{number}") for number in range(1, 6)]
+
+    assert codes[-1] == 429
+    assert login(client, "chief", "right", "2001:db8:0:1::1") == 302
+
+
+def test_a_large_form_is_refused_before_anything_reads_it(client):
+    client.cookies["wanapi_csrf"] = "a" * 32
+
+    answer = client.post("/admin/nothing/here", {"password": "x" * 2_000_000})
+
+    assert answer.status_code == 413
+
+
 def test_nobody_else_is_locked_out_by_that(client, chief):
     for _ in range(6):
         login(client, "chief", "wrong", "198.51.100.1")

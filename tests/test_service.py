@@ -150,6 +150,20 @@ def test_health_tells_that_the_model_is_loaded(stack, get):
         assert time.monotonic() < deadline, answer
 
 
+def test_requests_are_counted_over_all_web_processes(get):
+    def counted():
+        found = re.findall(
+            r'requests?_duration_seconds_count{.*route="/jobs",.*} (\S+)', get("/metrics").text
+        )
+        return sum(map(float, found))
+
+    before = counted()
+    for _ in range(20):  # more than one process answers
+        get("/jobs")
+
+    assert counted() == before + 20
+
+
 def test_the_admins_files_are_served(get):
     assert get("/static/admin/css/base.css").status_code == 200
     assert get("/admin/login/").status_code == 200

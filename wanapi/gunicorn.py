@@ -10,6 +10,9 @@ import socket
 import tempfile
 from typing import Any
 
+# Where each process counts its requests. prometheus_client looks for it when it is imported, here or later.
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts = tempfile.mkdtemp(prefix="wanapi-metrics-")
+
 from gunicorn import util
 from prometheus_client import multiprocess
 
@@ -34,9 +37,6 @@ level, format = os.environ.get("LOG_LEVEL", "").upper(), os.environ.get("LOG_FOR
 logconfig_dict = logs.config(
     level if level in logs.LEVELS else "INFO", format if format in logs.FORMATS else "line"
 )
-
-# Where each process counts its requests; read before the service is loaded (wanapi/middleware.py).
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts = tempfile.mkdtemp(prefix="wanapi-metrics-")
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -5,10 +5,10 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import DataError
 from django.http import HttpRequest, HttpResponse
 from django.utils.encoding import escape_uri_path
@@ -65,27 +65,38 @@ def route(request: HttpRequest) -> str:
     return "/" + re.sub(r"\(\?P<(\w+)>[^)]*\)", r"{\1}", match.route).strip("^$").rstrip("/?")
 
 
-class Unstorable:
-    """What Postgres cannot take (a NUL, a text too long) is the client's mistake. The API checks for itself;
-    this is for the admin's pages."""
+class AdminForms:
+    """What the admin's pages do not check themselves; the API does, with limits of its own."""
+
+    LARGEST = 1024 * 1024  # bytes: the CSRF check parses a form before anybody is asked for a password
 
     def __init__(self, answer: Answer):
         self.answer = answer
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.path.startswith("/admin") and int(request.META.get("CONTENT_LENGTH") or 0) > self.LARGEST:
+            return HttpResponse("The form is too large.", "text/plain", 413)
         return self.answer(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if isinstance(error, DataError):
-            return HttpResponse("The request holds a value that cannot be stored.", "text/plain", 400)
+        """A NUL, a text too long, an id that is none, the year 99999999."""
+        if request.path.startswith("/admin") and isinstance(
+            error, DataError | ValidationError | OverflowError
+        ):
+            return HttpResponse("The request holds a value that makes no sense here.", "text/plain", 400)
         return None
 
 
 def client_ip(request: HttpRequest) -> str | None:
-    """Whose wrong passwords are counted. Of X-Forwarded-For the last entry is our own proxy's."""
-    address = request.META.get("REMOTE_ADDR")
+    """Whose wrong passwords are counted. Of X-Forwarded-For the last entry is our own proxy's; of IPv6 a
+    customer has a whole network."""
+    told = request.META.get("REMOTE_ADDR", "")
     if settings.BEHIND_TLS_PROXY:
-        with suppress(ValueError):
-            told = request.headers.get("X-Forwarded-For", "").rpartition(",")[2]
-            address = str(ip_address(told.strip()))
-    return address
+        told = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip() or told
+    try:
+        address = ip_address(told)
+    except ValueError:
+        return request.META.get("REMOTE_ADDR")
+    if isinstance(address, IPv6Address):
+        return str(ip_network((address, 64), strict=False).network_address)
+    return told

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from corsheaders.defaults import default_headers
 from django.core.exceptions import ImproperlyConfigured
-from dotenv import load_dotenv
+from dotenv import dotenv_values
 from environs import EnvError, FileAwareEnv
 
 from comfy.workflow import PRESETS
@@ -23,10 +23,15 @@ from wanapi import logs
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = FileAwareEnv(strip_whitespace=True)
+OF_ONE_GPU = ("ENGINE_NAME", "COMFYUI_INPUT_DIR", "COMFYUI_OUTPUT_DIR", "WARM_UP")
 
 # While `make serve` runs, it leaves its addresses here for `manage.py` in the same checkout.
 if not {"DATABASE_URL", "DATABASE_URL_FILE"} & os.environ.keys():
-    load_dotenv(BASE_DIR / ".local" / "serve" / "env")  # into os.environ, where boto3 looks for its keys
+    served = dotenv_values(BASE_DIR / ".local" / "serve" / "env")
+    if "COMFYUI_URL" in os.environ:  # one more GPU: that of the file has another name, and other folders
+        served = {name: value for name, value in served.items() if name not in OF_ONE_GPU}
+    for name, value in served.items():  # into os.environ, where boto3 looks for its keys
+        os.environ.setdefault(name, value or "")
 
 
 def required(name: str, what: str) -> str:
@@ -181,6 +186,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "wanapi.middleware.Observe",
+    "wanapi.middleware.AdminForms",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "corsheaders.middleware.CorsMiddleware",
@@ -192,7 +198,6 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "axes.middleware.AxesMiddleware",
-    "wanapi.middleware.Unstorable",
 ]
 WHITENOISE_USE_FINDERS = True  # the admin's files come straight from the packages, no collectstatic
 
@@ -241,7 +246,7 @@ AXES_COOLOFF_TIME = timedelta(minutes=15)
 # Not the user name: anybody could lock the operators out.
 AXES_LOCKOUT_PARAMETERS = ["ip_address"]
 AXES_CLIENT_IP_CALLABLE = "wanapi.middleware.client_ip"
-AXES_RESET_ON_SUCCESS = True
+AXES_RESET_ON_SUCCESS = False  # or whoever has some account could try another's password for ever
 AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False  # it would greet on every command's stderr
 

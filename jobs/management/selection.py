@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.template.defaultfilters import pluralize
 
 from jobs.management.arguments import age, status
-from jobs.models import ApiKey, Job, JobQuerySet, ago
+from jobs.models import FINAL, ApiKey, Job, JobQuerySet, ago
 
 
 class JobsCommand(BaseCommand):
@@ -24,7 +24,10 @@ class JobsCommand(BaseCommand):
         parser.add_argument("job_ids", nargs="*", type=uuid.UUID, metavar="JOB_ID")
         parser.add_argument("--status", type=status(*self.allowed), help="all jobs of this status")
         parser.add_argument(
-            "--since", type=age, metavar="AGE", help="only those created within it, e.g. 90m, 24h, 7d"
+            "--since",
+            type=age,
+            metavar="AGE",
+            help="only those that finished, or if they did not, were created within it: 90m, 24h, 7d",
         )
         parser.add_argument("--key", metavar="NAME", help="only those of this API key")
         parser.add_argument("--dry-run", action="store_true", help="only say how many there are")
@@ -46,7 +49,10 @@ class JobsCommand(BaseCommand):
             if not ApiKey.objects.filter(name=key).exists():
                 raise CommandError(f"There is no API key named {key!r}.")
             jobs = jobs.filter(key__name=key)
-        return jobs.filter(created_at__gte=ago(since)) if since else jobs
+        if since:
+            when = "finished_at" if status in FINAL else "created_at"
+            jobs = jobs.filter(**{f"{when}__gte": ago(since)})
+        return jobs
 
     def _named(self, job_ids: list[uuid.UUID]) -> JobQuerySet:
         """A typing error should not pass for success."""

@@ -1,7 +1,8 @@
 """``manage.py check_setup``: what would fail at the first job, told before it."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -37,17 +38,25 @@ def postgres() -> None:
             )
 
 
+def look(listing: Callable[[str], Iterable[Any]], prefix: str) -> None:
+    """S3 is asked for the first item, and not before."""
+    list(listing(prefix))
+
+
 def s3() -> None:
     """All that the service does with objects. Whether clients reach them cannot be seen from here."""
-    key = f"inputs/check-{uuid.uuid4()}"
-    steps: dict[str, Callable[[], Any]] = {
-        "s3:PutObject": lambda: storage.put_image(key, b"check"),
-        "s3:GetObject": lambda: storage.get_input(key),
-        "s3:ListBucket": lambda: list(storage.listed(key)),
-        "s3:DeleteObject": lambda: storage.delete([key]),
-    }
-    for right, step in steps.items():
-        try:
-            step()
-        except storage.StorageError as error:
-            raise health.Trouble(f"{right} failed, see docs/operations.md for the rights: {error}") from None
+    for folder in ("inputs", "videos"):
+        key = f"{folder}/check-{uuid.uuid4()}"
+        steps: dict[str, Callable[[], Any]] = {
+            "s3:PutObject": partial(storage.put_image, key, b"check"),
+            "s3:GetObject": partial(storage.get_input, key),
+            "s3:ListBucket": partial(look, storage.listed, key),
+            "s3:ListBucketMultipartUploads": partial(look, storage.unfinished_uploads, key),
+            "s3:DeleteObject": partial(storage.delete, [key]),
+        }
+        for right, step in steps.items():
+            try:
+                step()
+            except storage.StorageError as error:
+                text = f"{right} on {folder}/ failed: {error} (The rights that it needs: docs/operations.md.)"
+                raise health.Trouble(text) from None

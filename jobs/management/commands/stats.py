@@ -4,7 +4,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from jobs import statistics
 from jobs.management.arguments import age
@@ -20,6 +20,8 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *, within: timedelta, json: bool, **options: Any) -> None:
+        if not within:
+            raise CommandError("--within must be at least 1m.")
         found = {
             "queue": statistics.queue(),
             "engines": statistics.engines(),
