@@ -184,7 +184,11 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.display(description="jobs before it")
     def place(self, job: Job) -> str:
-        return str(job.position) if job.status == Job.Status.QUEUED else "-"
+        if job.status != Job.Status.QUEUED:
+            return "-"
+        if job.engine and not job.lease_until:
+            return f"none: it was begun on {job.engine}, and waits ENGINE_GRACE seconds for its worker"
+        return str(job.position)
 
     @admin.display(description="reference image")
     def reference_image(self, job: Job) -> str:

@@ -34,7 +34,7 @@ def settings():
     source = (ROOT / "wanapi/settings.py").read_text()
     found = set(re.findall(r'(?:\benv\.\w+|\brequired|\burl|\babove)\(\s*"([A-Z0-9_]+)"', source))
     gunicorn = (ROOT / "wanapi/gunicorn.py").read_text()
-    return found | set(re.findall(r'environ\.get\(["\']([A-Z_]+)', gunicorn))
+    return found | set(re.findall(r'(?:environ\.get|number)\(["\']([A-Z_]+)', gunicorn))
 
 
 def interpolated():

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from typing import Any
 
@@ -18,12 +19,23 @@ from prometheus_client import multiprocess
 
 from wanapi import logs
 
+
+def number(name: str, default: int, most: int) -> int:
+    try:
+        value = int(os.environ.get(name, default))
+    except ValueError:
+        value = -1
+    if not 0 <= value <= most:
+        sys.exit(f"wanapi: {name} must be a number from 0 to {most}, not {os.environ[name]!r}.")
+    return value
+
+
 host = os.environ.get("HOST", "127.0.0.1")
-bind = [f"{host}:{os.environ.get('PORT', '8000')}"]
-if (port := os.environ.get("METRICS_PORT", "0")) != "0":
+bind = [f"{host}:{number('PORT', 8000, 65535)}"]
+if port := number("METRICS_PORT", 0, 65535):
     bind.append(f"{host}:{port}")
 worker_class = "wanapi.web.Worker"
-workers = int(os.environ.get("WEB_WORKERS", "2"))
+workers = number("WEB_WORKERS", 2, 100) or 1
 # More than may wait at once for slow clients (wanapi/web.py), image servers, images and S3 together.
 threads = 24
 keepalive = 5

@@ -63,7 +63,10 @@ def image_stores(entries: list[str]) -> tuple[list[str], list[tuple[Any, int]]]:
         if not host or not port.isdigit():
             raise ImproperlyConfigured(f"IMAGE_URL_ALLOW takes host:port,network/bits:port, not {entry!r}.")
         if "/" in host:
-            networks.append((ip_network(host.strip("[]")), int(port)))
+            try:
+                networks.append((ip_network(host.strip("[]")), int(port)))
+            except ValueError as error:
+                raise ImproperlyConfigured(f"IMAGE_URL_ALLOW: {error}.") from error
         else:
             hosts.append(entry)
     return hosts, networks
