@@ -6,6 +6,7 @@ import json
 import random
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -145,18 +146,37 @@ LARGE_BODIES = {
 }
 
 
-@pytest.mark.parametrize("what", LARGE_BODIES)
-def test_a_large_one_costs_little(stack, memory, figure, what):
+def large(stack, what):
     content = LARGE_BODIES[what].encode()
     head = (
         f"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {stack.env['API_KEY']}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
     )
+    return head.encode() + content
+
+
+def test_many_large_ones_at_once_cost_no_more_than_two(stack, memory, figure):
+    message, before = large(stack, "no image"), memory.now()
+    memory.forget()
+
+    with ThreadPoolExecutor(12) as clients:
+        answers = list(clients.map(lambda _: ask(int(stack.env["PORT"]), message), range(12)))
+
+    codes = [int(answer[9:12]) for answer in answers]
+    size = memory.peak() - before
+    figure("12 bodies of 27 MB at once", f"{codes.count(503)} told to come back, web process {size:+} MiB")
+    assert set(codes) <= {400, 503}
+    assert size < 500
+
+
+@pytest.mark.parametrize("what", LARGE_BODIES)
+def test_a_large_one_costs_little(stack, memory, figure, what):
+    message = large(stack, what)
     before = memory.now()
     memory.forget()
     began = time.monotonic()
 
-    answer = ask(int(stack.env["PORT"]), head.encode() + content)
+    answer = ask(int(stack.env["PORT"]), message)
 
     spent, size = time.monotonic() - began, memory.peak() - before
     figure(f"27 MB of {what}", f"{spent:.2f} s, web process {size:+} MiB")
