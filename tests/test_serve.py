@@ -74,8 +74,8 @@ class Serve:
             assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_text() for pid in left]
             time.sleep(0.05)
 
-    def manage(self, *arguments):
-        clean = {name: value for name, value in os.environ.items() if name not in parts.ENV}
+    def manage(self, *arguments, **env):
+        clean = {name: value for name, value in os.environ.items() if name not in parts.ENV} | env
         command = [".venv/bin/python", "manage.py", *arguments]
         return subprocess.run(command, cwd=self.checkout, env=clean, capture_output=True, text=True)
 
@@ -110,6 +110,10 @@ def test_it_serves_until_sigterm_to_make_alone_and_leaves_no_process(serve):
     assert answer.status_code == 200
     assert first.manage("requeue_jobs", "--status", "failed").stdout == "0 jobs requeued.\n"
     assert first.manage("purge_leftovers", "--dry-run").stdout == "0 leftovers found.\n"  # reaches S3
+    show = "from django.conf import settings; print(settings.ENGINE_NAME, settings.COMFYUI_OUTPUT_DIR or '-')"
+    assert first.manage("shell", "--no-imports", "-c", show).stdout.startswith("simulator /")
+    another = first.manage("shell", "--no-imports", "-c", show, COMFYUI_URL="http://10.0.0.7:8188")
+    assert another.stdout == "10.0.0.7:8188 -\n"  # one more GPU is not taken for the first
 
     second = serve(PORT=str(free_port()))
     assert "It runs already in this checkout" in second.process.communicate(timeout=20)[0]
