@@ -48,7 +48,7 @@ def metrics() -> bytes:
         shared = asking.result(timeout=PATIENCE)
     except (TimeoutError, DatabaseError, InterfaceError) as error:
         asking.cancel()
-        logger.warning("metrics: %s", error or "Postgres does not answer in time")
+        logger.warning("metrics: %s", str(error) or "Postgres does not answer in time")
         shared = []
     up = GaugeMetricFamily("wanapi_database_up", "Whether Postgres answered.", value=bool(shared))
     registry = CollectorRegistry()

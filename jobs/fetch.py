@@ -23,7 +23,7 @@ from requests_hardened.ip_filter_adapter import IPFilterAdapter
 from jobs.images import BadImage, Busy
 
 MAX_REDIRECTS = 3
-AT_ONCE = 4  # fetches of one web process: each holds a thread, and there are 24
+AT_ONCE = 4  # fetches of one web process: each holds a thread
 CHUNK = 1 << 16
 PORTS = (None, 80, 443)
 SESSION = Config(

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 3  # of CPU for one image; the slowest honest one takes 1
-AT_ONCE = 8  # images that are decoded or wait for it in one web process: each holds a thread of 24
+AT_ONCE = 8  # images that are decoded or wait for it in one web process: each holds a thread
 
 TOO_MUCH = "The image takes too much time or memory to decode."
 

@@ -258,13 +258,26 @@ class JobQuerySet(models.QuerySet["Job"]):
         rows = self.filter(pk__in=claims, lease_until__isnull=False).values_list("pk", "fence")
         return {pk for pk, fence in rows if claims[pk] == fence}
 
+    def _give_turns(self) -> None:
+        """In the order in which they came, each key's after what it has in the queue already."""
+        jobs = list(self.select_related("key").order_by("created_at", "id"))
+        turns: dict[tuple[int | None, int], int] = {}
+        for job in jobs:
+            share = (job.key_id, job.priority)
+            turns[share] = (
+                turns[share] + 1 if share in turns else Job.objects.next_turn(job.key, job.priority)
+            )
+            job.turn = turns[share]
+        Job.objects.bulk_update(jobs, ["turn"], batch_size=1000)
+
     def requeue(self, detail: str = "") -> int:
         """An operator's second chance for failed and cancelled jobs: a new render, all counters back to 0,
         and a new turn, so that a key's hundred failed jobs do not come before everybody's."""
         with transaction.atomic():
             lock_submissions()
             chosen = list(self.filter(status__in=REQUEUABLE).values_list("pk", flat=True))
-            count = self.filter(status__in=REQUEUABLE)._change(
+            jobs = Job.objects.filter(pk__in=chosen, status__in=REQUEUABLE)
+            count = jobs._change(
                 Event.Kind.REQUEUED,
                 detail=detail,
                 **Job.UNRENDERED,
@@ -278,8 +291,7 @@ class JobQuerySet(models.QuerySet["Job"]):
                 publish_tries=0,
                 turn=0,
             )
-            for job in Job.objects.queued().filter(pk__in=chosen).order_by("created_at", "id"):
-                Job.objects.filter(pk=job.pk).update(turn=Job.objects.next_turn(job.key, job.priority))
+            Job.objects.queued().filter(pk__in=chosen)._give_turns()
             if count:
                 wake(RENDER)
         return count

@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 
-AT_ONCE = 4  # requests of one web process that change what S3 holds: each holds a thread of 24
+AT_ONCE = 4  # requests of one web process that change what S3 holds: each holds a thread
 
 _client_lock = threading.Lock()
 _slots = threading.BoundedSemaphore(AT_ONCE)

@@ -37,18 +37,20 @@ class GenerateView(View):
     """POST /generate: accepts a job, once for each Idempotency-Key."""
 
     LARGE = 1024 * 1024  # bytes of a body; one of 27 MB takes up to ten times its size for a moment
-    _large = threading.BoundedSemaphore(2)
+    _large, _waiting = threading.BoundedSemaphore(2), threading.BoundedSemaphore(4)
 
     @openapi.submit
     def post(self, request: Request) -> Response:
         if int(request.META.get("CONTENT_LENGTH") or 0) <= self.LARGE:
             return self._post(request)
-        if not self._large.acquire(timeout=2):
+        _ = request._request.body  # before anybody waits for us: the client may be slow
+        if not self._waiting.acquire(blocking=False):
             raise Busy
         try:
-            return self._post(request)
+            with self._large:
+                return self._post(request)
         finally:
-            self._large.release()
+            self._waiting.release()
 
     def _post(self, request: Request) -> Response:
         if "chunked" in request.headers.get("Transfer-Encoding", "").lower():

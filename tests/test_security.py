@@ -63,6 +63,13 @@ def test_a_login_of_ones_own_gives_no_new_tries(client, chief):
     assert login(client, "chief", "wrong", "198.51.100.1") == 429
 
 
+def test_an_ipv4_address_in_the_form_of_ipv6_stands_for_itself(client, chief):
+    for _ in range(5):
+        login(client, "chief", "wrong", "::ffff:198.51.100.1")
+
+    assert login(client, "chief", "right", "::ffff:198.51.100.2") == 302
+
+
 def test_a_network_of_ipv6_counts_as_one_address(client, chief):
     codes = [login(client, "chief", "wrong", f"2001:db8::{number}") for number in range(1, 6)]
 

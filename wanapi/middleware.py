@@ -97,6 +97,8 @@ def client_ip(request: HttpRequest) -> str | None:
         address = ip_address(told)
     except ValueError:
         return request.META.get("REMOTE_ADDR")
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return str(address.ipv4_mapped)
     if isinstance(address, IPv6Address):
         return str(ip_network((address, 64), strict=False).network_address)
     return told

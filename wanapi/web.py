@@ -106,16 +106,17 @@ class Client:
         if ready:
             return
         if not self.slots.acquire(blocking=False):
-            raise self._late(errno.EBUSY, "too many slow clients")
+            raise self._late(event, errno.EBUSY, "too many slow clients")
         began = time.monotonic()
         try:
             if not poll.poll(1000 * max(min(self._patience, SILENCE), 0)):
-                raise self._late(errno.ETIMEDOUT, "a client that is too slow")
+                raise self._late(event, errno.ETIMEDOUT, "a client that is too slow")
         finally:
             self.slots.release()
             self._patience -= time.monotonic() - began
 
-    def _late(self, number: int, message: str) -> OSError:
+    def _late(self, event: int, number: int, message: str) -> OSError:
         """A view that reads a body can answer (jobs/errors.py). At any other place gunicorn drops the
         connection, and for this number alone it does so without a traceback."""
-        return OSError(number if self.in_body else errno.ECONNRESET, message)
+        answerable = self.in_body and event == select.POLLIN
+        return OSError(number if answerable else errno.ECONNRESET, message)
