@@ -180,11 +180,11 @@ class JobAdmin(ReadOnlyAdmin):
     def waited(self, job: Job) -> str:
         return duration(job.created_at, job.started_at or job.finished_at or now())
 
-    @admin.display(description="running")
+    @admin.display(description="rendering")
     def ran(self, job: Job) -> str:
         if job.started_at is None or job.status == Job.Status.QUEUED:
             return "-"
-        return duration(job.started_at, job.finished_at or now())
+        return duration(job.started_at, job.rendered_at or job.finished_at or now())
 
     @admin.display(description="jobs before it")
     def place(self, job: Job) -> str:

@@ -139,6 +139,7 @@ class JobQuerySet(models.QuerySet["Job"]):
             job.refresh_from_db()
             job.first_position = job.position
             job.save(update_fields=["first_position"])
+            Event.objects.note([job], Event.Kind.CREATED, detail=f"with {job.key or 'the API_KEY'}")
             wake(RENDER)
         return job
 

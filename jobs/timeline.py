@@ -53,6 +53,7 @@ class EventQuerySet(models.QuerySet["Event"]):
 
 class Event(models.Model):
     class Kind(models.TextChoices):
+        CREATED = "created"
         CLAIMED = "claimed"
         ADOPTED = "adopted"
         POSTED = "posted"
