@@ -15,6 +15,9 @@ def seconds(count: float) -> Value:
     return Value(timedelta(seconds=count))
 
 
+BATCH = 5000  # rows
+
+
 class EngineQuerySet(models.QuerySet["Engine"]):
     def held_by(self, worker: str) -> "EngineQuerySet":
         return self.filter(worker=worker, lease_until__gt=Now())
@@ -30,10 +33,13 @@ class EngineQuerySet(models.QuerySet["Engine"]):
     def remove(self) -> list[str]:
         """Those that no worker holds, for good; their names. Renders that wait for one begin on another."""
         with transaction.atomic():
-            free = self.filter(Q(lease_until=None) | Q(lease_until__lt=Now())).select_for_update()
-            names = sorted(engine.name for engine in free)
-            self.filter(name__in=names).delete()
-        return names
+            free = list(self.filter(Q(lease_until=None) | Q(lease_until__lt=Now())).select_for_update())
+            for engine in free:
+                jobs = engine.job_set  # perhaps a million: in parts, each within DATABASE_TIMEOUT
+                while jobs.filter(pk__in=jobs.values("pk")[:BATCH]).update(engine=None):
+                    pass
+                engine.delete()
+        return sorted(engine.name for engine in free)
 
     def hold(self, *, name: str, url: str, worker: str) -> "Engine | None":
         """Takes or renews the lease on the engine of this name; None if another worker holds it.
