@@ -37,20 +37,20 @@ class GenerateView(View):
     """POST /generate: accepts a job, once for each Idempotency-Key."""
 
     LARGE = 1024 * 1024  # bytes of a body; one of 27 MB takes up to ten times its size for a moment
-    _large, _waiting = threading.BoundedSemaphore(2), threading.BoundedSemaphore(4)
+    _read, _parsed = threading.BoundedSemaphore(3), threading.BoundedSemaphore(2)  # so many at once
 
     @openapi.submit
     def post(self, request: Request) -> Response:
         if int(request.META.get("CONTENT_LENGTH") or 0) <= self.LARGE:
             return self._post(request)
-        _ = request._request.body  # before anybody waits for us: the client may be slow
-        if not self._waiting.acquire(blocking=False):
+        if not self._read.acquire(blocking=False):
             raise Busy
         try:
-            with self._large:
+            _ = request._request.body  # before others wait for us: the client may be slow
+            with self._parsed:
                 return self._post(request)
         finally:
-            self._waiting.release()
+            self._read.release()
 
     def _post(self, request: Request) -> Response:
         if "chunked" in request.headers.get("Transfer-Encoding", "").lower():

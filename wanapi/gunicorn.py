@@ -36,8 +36,8 @@ if port := number("METRICS_PORT", 0, 65535):
     bind.append(f"{host}:{port}")
 worker_class = "wanapi.web.Worker"
 workers = number("WEB_WORKERS", 2, 100) or 1
-# More than may wait at once for slow clients (7), large bodies (4), image servers (4), images (8) and S3 (4).
-threads = 28
+# More than may wait at once for slow clients (7), large bodies (3), image servers (4), images (8) and S3 (4).
+threads = 30
 keepalive = 5
 sendfile = False  # it would pass by wanapi/web.py
 preload_app = True
