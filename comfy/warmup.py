@@ -1,7 +1,6 @@
 """Warm-up: two steps and five frames of each graph, so that the first job finds its models loaded."""
 
 import io
-import logging
 import time
 import uuid
 from collections.abc import Iterator
@@ -10,8 +9,6 @@ from PIL import Image
 
 from comfy import workflow
 from comfy.client import Comfy, ComfyError, Failed
-
-logger = logging.getLogger(__name__)
 
 PATIENCE = 900.0  # seconds for one graph: models come from a disk that may be slow
 FOLDER = "wanapi/warm-up"

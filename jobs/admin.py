@@ -31,7 +31,7 @@ from jobs.timeline import Event
 logger = logging.getLogger(__name__)
 
 LOOKUPS = {
-    *("status__exact", "kind__exact", "created_at__gte", "created_at__lt", "created_at__isnull"),
+    *("status__exact", "kind__exact", "created_at__gte", "created_at__lt"),
     *("engine__id__exact", "engine__isnull", "key__id__exact", "key__isnull"),
 }
 SEARCHED = 50_000  # prompts at most; there is no index of their words
@@ -109,6 +109,7 @@ class JobAdmin(ReadOnlyAdmin):
     list_filter = ("status", "kind", "engine", "key", "created_at")
     search_fields = ("id", "prompt")  # get_search_results() has its own way
     search_help_text = f"An id, or words of the prompt: of the newest {SEARCHED:,} that the filters leave."
+    sortable_by = ("created_at",)  # the others would sort the whole table
     list_select_related = ("key",)
     list_per_page = 50
     show_full_result_count = False
@@ -153,7 +154,7 @@ class JobAdmin(ReadOnlyAdmin):
         newest = jobs.order_by("-created_at", "-id")[:SEARCHED].values("pk")
         return jobs.filter(*[Q(prompt__icontains=word) for word in words], pk__in=newest), False
 
-    @admin.display(description="job", ordering="id")
+    @admin.display(description="job")
     def short_id(self, job: Job) -> str:
         return format_html('<span title="{}">{}</span>', job.pk, str(job.pk)[:8])
 
@@ -172,7 +173,7 @@ class JobAdmin(ReadOnlyAdmin):
         link = storage.presign(job.poster_key)
         return format_html('<img src="{}" alt="first frame" loading="lazy">', link)
 
-    @admin.display(description="progress", ordering="progress")
+    @admin.display(description="progress")
     def percent(self, job: Job) -> str:
         return format_html('<progress max="100" value="{}"></progress> {}%', job.progress, job.progress)
 

@@ -6,17 +6,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from django.db import DatabaseError, InterfaceError, connection
-from django.db.models import Min
-from django.db.models.functions import Now
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from jobs import statistics
 from jobs.engines import Engine
 from jobs.metrics import BUCKETS, Metric
-from jobs.models import Job
 from jobs.timeline import REASONS, Event
 
 logger = logging.getLogger(__name__)
@@ -82,17 +80,15 @@ def _own() -> CollectorRegistry:
 
 
 def _now() -> Iterator[Family]:
+    queue = statistics.queue()
     states = GaugeMetricFamily("wanapi_jobs", "Unfinished jobs, by state.", labels=["state"])
-    queued, processing = Job.objects.queued(), Job.objects.filter(status=Job.Status.PROCESSING)
-    states.add_metric(["queued"], queued.count())
-    states.add_metric(["rendering"], processing.filter(rendered_at=None).count())
-    states.add_metric(["publishing"], processing.filter(rendered_at__isnull=False).count())
+    for state in ("queued", "rendering", "publishing"):
+        states.add_metric([state], queue[state])
     yield states
-    oldest = queued.aggregate(age=Now() - Min("created_at"))["age"]
     yield GaugeMetricFamily(
         "wanapi_oldest_queued_seconds",
         "Age of the oldest queued job; 0 if there is none.",
-        value=oldest.total_seconds() if oldest else 0,
+        value=queue["oldest_seconds"],
     )
 
 

@@ -75,10 +75,10 @@ def finished(within: timedelta) -> dict[str, Any]:
     return found
 
 
-def hours(count: int = 24) -> list[dict[str, Any]]:
-    """Each of the last hours: completed, failed, the median render time, the share of GPU time unused."""
+def hours() -> list[dict[str, Any]]:
+    """Each of the last 24 hours: completed, failed, the median render time, the share of GPU time unused."""
     now = timezone.now().replace(minute=0, second=0, microsecond=0)
-    starts = [now - back * HOUR for back in range(count - 1, -1, -1)]
+    starts = [now - back * HOUR for back in range(23, -1, -1)]
     jobs = Job.objects.filter(finished_at__gte=starts[0]).annotate(hour=TruncHour("finished_at"))
     seconds = Extract(F("rendered_at") - F("started_at"), "epoch")
     counts: dict[str, Any] = {name: Count("pk", filter=Q(status=name)) for name in ("completed", "failed")}

@@ -25,7 +25,7 @@ from local import parts
 from local.gpu import Gpu
 from local.parts import ROOT
 from local.serve import Stopped, stop_on_signals, stop_on_signals_no_more
-from local.stack import Problem, Stack
+from local.stack import STARTUP, Problem, Stack
 
 FOLDER = ROOT / ".local" / "bench"
 JOBS = 20
@@ -113,10 +113,12 @@ def throughput(gpus: int) -> float:
 
 def wait_for_engines(stack: Stack, count: int) -> None:
     command = [sys.executable, "manage.py", "stats", "--json"]
-    while True:
+    deadline = time.monotonic() + STARTUP
+    while time.monotonic() < deadline:
         done = subprocess.run(command, cwd=ROOT, env=os.environ | stack.env, check=True, capture_output=True)
         if sum(engine["state"] == "ready" for engine in json.loads(done.stdout)["engines"]) == count:
             return
+    raise Problem(f"not all of {count} engines were ready within {STARTUP} s; see {stack.logs}.")
 
 
 def wait_for_all(url: str, headers: dict[str, str], count: int = JOBS) -> None:

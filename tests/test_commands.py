@@ -250,7 +250,8 @@ class TestSettings:
             ("API_KEY", None, "API_KEY is not set: choose the key that clients send as X-API-Key."),
             ("LOG_FORMAT", "xml", "LOG_FORMAT must be line or json, not 'xml'."),  # gunicorn logs before
             ("PORT", "x", "PORT must be a number from 0 to 65535, not 'x'."),
-            ("WEB_WORKERS", "two", "WEB_WORKERS must be a number from 0 to 100, not 'two'."),
+            ("WEB_WORKERS", "two", "WEB_WORKERS must be a number from 1 to 100, not 'two'."),
+            ("WEB_WORKERS", "0", "WEB_WORKERS must be a number from 1 to 100, not '0'."),
         ],
     )
     def test_the_web_process_does_not_start_either(self, name, value, sentence):

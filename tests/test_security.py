@@ -97,14 +97,18 @@ def test_nobody_else_is_locked_out_by_that(client, chief):
     [
         ("/admin/login/", {"username": "x" * 300, "password": "x"}),
         ("/admin/jobs/job/?status__exact=%00", None),
+        ("/admin/jobs/apikey/?created_at__year=99999999999", None),
+        ("/admin/jobs/job/", {"action": "cancel", "_selected_action": "no-id"}),
     ],
 )
-def test_what_postgres_cannot_take_is_a_400(admin_client, client, path, form):
-    client, client.raise_request_exception = (client if form else admin_client), False
+def test_a_value_that_makes_no_sense_is_a_400(admin_client, path, form):
+    admin_client.raise_request_exception = False
+    if "login" in path:
+        admin_client.logout()
 
-    answer = client.post(path, form) if form else client.get(path)
+    answer = admin_client.post(path, form) if form else admin_client.get(path)
 
-    assert answer.status_code in (200, 400)
+    assert answer.status_code == 400
 
 
 @pytest.mark.parametrize("path", ["/jobs", "/admin/jobs/job/"])

@@ -20,22 +20,19 @@ from prometheus_client import multiprocess
 from wanapi import logs
 
 
-def number(name: str, default: int, most: int) -> int:
-    try:
-        value = int(os.environ.get(name, default))
-    except ValueError:
-        value = -1
-    if not 0 <= value <= most:
-        sys.exit(f"wanapi: {name} must be a number from 0 to {most}, not {os.environ[name]!r}.")
-    return value
+def number(name: str, default: int, least: int, most: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        sys.exit(f"wanapi: {name} must be a number from {least} to {most}, not {text!r}.")
+    return int(text)
 
 
 host = os.environ.get("HOST", "127.0.0.1")
-bind = [f"{host}:{number('PORT', 8000, 65535)}"]
-if port := number("METRICS_PORT", 0, 65535):
+bind = [f"{host}:{number('PORT', 8000, 0, 65535)}"]
+if port := number("METRICS_PORT", 0, 0, 65535):
     bind.append(f"{host}:{port}")
 worker_class = "wanapi.web.Worker"
-workers = number("WEB_WORKERS", 2, 100) or 1
+workers = number("WEB_WORKERS", 2, 1, 100)
 # More than may wait at once for slow clients (7), large bodies (3), image servers (4), images (8) and S3 (4).
 threads = 30
 keepalive = 5

@@ -5,6 +5,10 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 
+from django.conf import settings
+
+from comfy.workflow import PRESETS
+
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -14,6 +18,12 @@ def age(text: str) -> timedelta:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not an age like 90m, 24h or 7d")
     return timedelta(**{UNITS[match[2]]: int(match[1])})
+
+
+def add_comfyui(parser: argparse.ArgumentParser) -> None:
+    """Which ComfyUI, and for which graphs."""
+    parser.add_argument("--url", default=settings.COMFYUI_URL, help="default: COMFYUI_URL")
+    parser.add_argument("--preset", choices=PRESETS, default=settings.WORKFLOW_PRESET)
 
 
 def status(*allowed: str) -> Callable[[str], str]:

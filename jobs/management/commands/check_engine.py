@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.template.defaultfilters import pluralize
 
 from comfy import workflow
 from comfy.client import Comfy, ComfyError
+from jobs.management.arguments import add_comfyui
 
 
 class Command(BaseCommand):
@@ -16,8 +16,7 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--url", default=settings.COMFYUI_URL, help="default: COMFYUI_URL")
-        parser.add_argument("--preset", choices=workflow.PRESETS, default=settings.WORKFLOW_PRESET)
+        add_comfyui(parser)
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *, url: str, preset: str, **options: Any) -> None:

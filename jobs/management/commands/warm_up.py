@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from comfy import warmup, workflow
+from comfy import warmup
 from comfy.client import Comfy, ComfyError
+from jobs.management.arguments import add_comfyui
 from jobs.worker import remove_folder
 
 
@@ -15,8 +15,7 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--url", default=settings.COMFYUI_URL, help="default: COMFYUI_URL")
-        parser.add_argument("--preset", choices=workflow.PRESETS, default=settings.WORKFLOW_PRESET)
+        add_comfyui(parser)
 
     def handle(self, *, url: str, preset: str, **options: Any) -> None:
         try:
