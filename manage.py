@@ -6,7 +6,9 @@ import sys
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import execute_from_command_line
-from django.db import InterfaceError, OperationalError, ProgrammingError
+from django.db import NotSupportedError, ProgrammingError
+
+from wanapi.postgres import AWAY
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "wanapi.settings")
@@ -18,7 +20,9 @@ if __name__ == "__main__":
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
         sys.exit(f"wanapi: {error}")
-    except (OperationalError, InterfaceError) as error:
+    except NotSupportedError as error:
+        sys.exit(f"wanapi: {error}")
+    except AWAY as error:
         sys.exit(f"wanapi: the database of DATABASE_URL cannot be used: {' '.join(str(error).split())}")
     except ProgrammingError as error:
         sys.exit(

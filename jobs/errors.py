@@ -5,7 +5,6 @@ import logging
 from typing import Any
 
 from django.core.exceptions import RequestDataTooBig
-from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from rest_framework import exceptions, status
 from rest_framework.response import Response
@@ -15,6 +14,7 @@ from jobs.images import Busy
 from jobs.keys import LimitReached
 from jobs.models import QueueFull
 from jobs.storage import StorageError
+from wanapi.postgres import AWAY
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class TooManyJobs(TryLater):
 
 
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
-    if isinstance(error, OperationalError | InterfaceError):
+    if isinstance(error, AWAY):
         logger.error("the database: %s", error)
         error = Unavailable("The database is not available; please try again later.")
     elif isinstance(error, StorageError):

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.models import JobQuerySet
+from jobs.models import Job, JobQuerySet
 
 COLUMNS = (
     "id", "status", "kind", "preset", "key__name", "prompt", "created_at", "started_at", "rendered_at",
@@ -24,8 +24,12 @@ def lines(jobs: JobQuerySet) -> Iterator[str]:
     """A header and a line for each; never all in memory."""
     writer: Any = csv.writer(Line())
     yield writer.writerow(column.replace("__", "_") for column in COLUMNS)
-    for row in jobs.values_list(*COLUMNS).iterator(chunk_size=500):
-        yield writer.writerow(map(_cell, row))
+    for job in jobs.select_related("key").in_pages("-created_at"):
+        yield writer.writerow(_cell(_value(job, column)) for column in COLUMNS)
+
+
+def _value(job: Job, column: str) -> Any:
+    return (job.key and job.key.name) if column == "key__name" else getattr(job, column)
 
 
 def _cell(value: Any) -> str:

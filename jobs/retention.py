@@ -8,7 +8,8 @@ from django.db.models.functions import Now
 from jobs.engines import seconds
 from jobs.models import FINAL, Job
 from jobs.storage import StorageError
-from jobs.worker import DATABASE_AWAY, stopping
+from jobs.worker import stopping
+from wanapi.postgres import AWAY
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +22,10 @@ def purge_old() -> None:
     """Removes them one by one, oldest first. One whose objects S3 will not delete is left for the next run;
     after some in a row S3 itself is in trouble."""
     end = Now() - seconds(settings.RETENTION_DAYS * DAY)
-    old = Job.objects.filter(status__in=FINAL, finished_at__lt=end).order_by("finished_at")
+    old = Job.objects.filter(status__in=FINAL, finished_at__lt=end)
     count = failed = 0
     try:
-        for job in old.iterator():
+        for job in old.in_pages("finished_at"):
             if stopping.is_set() or failed == MAX_FAILED:
                 break
             try:
@@ -33,7 +34,7 @@ def purge_old() -> None:
             except StorageError as error:
                 failed += 1
                 logger.warning("retention: job %s stays for now: %s", job.pk, error)
-    except DATABASE_AWAY as error:
+    except AWAY as error:
         logger.warning("retention: broke off, to be tried again: %s", error)
     if count:
         logger.info("retention: %s jobs older than %s days removed", count, settings.RETENTION_DAYS)

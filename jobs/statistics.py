@@ -103,9 +103,7 @@ def _busy(starts: list[datetime]) -> dict[datetime, float]:
     """Seconds of rendering in each hour."""
     recent = Q(finished_at__gte=starts[0]) | Q(status=Job.Status.PROCESSING)
     jobs = Job.objects.filter(recent, started_at__isnull=False)
-    return _spread(
-        starts, jobs.values_list("started_at", Coalesce("rendered_at", "finished_at", Now())).iterator()
-    )
+    return _spread(starts, jobs.values_list("started_at", Coalesce("rendered_at", "finished_at", Now())))
 
 
 def _spread(starts: list[datetime], times: Iterable[tuple[datetime, datetime]]) -> dict[datetime, float]:

@@ -19,15 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from django.conf import settings
-from django.db import InterfaceError, InternalError, OperationalError, connection
+from django.db import connection
 
 from comfy import workflow
 from comfy.client import Comfy
 from jobs.models import Job
 
 logger = logging.getLogger(__name__)
-
-DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)  # the last: a standby that only reads
 
 TEMPORARY = "wanapi-render-"  # how our temporary folders begin: a worker that is killed leaves them
 

@@ -5,6 +5,7 @@ A value that cannot work stops the start with a sentence that names it.
 """
 
 import os
+import re
 import socket
 import warnings
 from datetime import timedelta
@@ -48,6 +49,18 @@ def url(name: str, default: str = "") -> str:
     return value.rstrip("/")
 
 
+def prefix(name: str) -> str:
+    """What stands before each key, with a slash at its end."""
+    value = env.str(name, "")
+    folder = value.removesuffix("/")
+    if value and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*", folder):
+        raise ImproperlyConfigured(
+            f"{name} must be a folder of the bucket, such as wanapi or videos/wanapi, of letters, digits and "
+            f"_.-, not {value!r}."
+        )
+    return f"{folder}/" if value else ""
+
+
 def above(name: str, least: int, default: int) -> int:
     value = env.int(name, default)
     if value < least:
@@ -88,6 +101,8 @@ def database() -> dict[str, Any]:
     }
     config["OPTIONS"] = patience | config.get("OPTIONS", {})
     config["ENGINE"] = "wanapi.postgres"  # the same, with DATABASE_TIMEOUT
+    # A pooler in transaction mode (PgBouncer) loses a cursor between two of its reads.
+    config["DISABLE_SERVER_SIDE_CURSORS"] = True
     return config
 
 
@@ -117,6 +132,7 @@ try:
     ENGINE_LEASE = above("ENGINE_LEASE", 6, 20)
 
     S3_BUCKET = required("S3_BUCKET", "name the bucket that videos and reference images go to")
+    S3_PREFIX = prefix("S3_PREFIX")
     S3_ENDPOINT_URL = url("S3_ENDPOINT_URL") or None
     S3_PUBLIC_ENDPOINT_URL = url("S3_PUBLIC_ENDPOINT_URL") or S3_ENDPOINT_URL
     IDEMPOTENCY_HOURS = above("IDEMPOTENCY_HOURS", 1, 24)

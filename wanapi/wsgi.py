@@ -1,13 +1,24 @@
-"""The web process: gunicorn loads ``application`` once and forks, so bad settings end it at the start."""
+"""The web process: gunicorn loads ``application`` once and forks, so bad settings end it at the start.
 
+So does a database that cannot be used. One that does not answer yet is no reason to leave.
+"""
+
+import logging
 import os
 import sys
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
+from django.db import NotSupportedError, connection
+
+from wanapi.postgres import AWAY
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "wanapi.settings")
 try:
     application = get_wsgi_application()
-except ImproperlyConfigured as error:
+    connection.ensure_connection()
+except (ImproperlyConfigured, NotSupportedError) as error:
     sys.exit(f"wanapi: {error}")
+except AWAY as error:
+    logging.getLogger(__name__).warning("the database does not answer yet: %s", error)
+connection.close()  # each process that is forked makes its own

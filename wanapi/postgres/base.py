@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
+from django.db import NotSupportedError
 from django.db.backends.postgresql import base
 from psycopg.pq import TransactionStatus
 
@@ -16,6 +17,7 @@ from psycopg.pq import TransactionStatus
 class DatabaseWrapper(base.DatabaseWrapper):
     def get_new_connection(self, conn_params: dict[str, Any]) -> psycopg.Connection:
         made = super().get_new_connection(conn_params)
+        check_encoding(made)
         # Weak, or the connection would outlive its last user.
         wait, alive = type(made).wait, weakref.ref(made)
 
@@ -33,3 +35,15 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
         made.wait = bounded
         return made
+
+
+def check_encoding(made: psycopg.Connection) -> None:
+    """Prompts are in all the world's scripts. Raises NotSupportedError, as Django does for a server that is
+    too old: no process starts with such a database."""
+    encoding = made.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        made.close()
+        raise NotSupportedError(
+            f"the database of DATABASE_URL stores text as {encoding}, which cannot hold every prompt: "
+            "make one with CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0."
+        )

@@ -33,7 +33,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{(count := jobs.count())} job{pluralize(count)} would be removed.")
             return
         removed, failed, in_a_row = 0, 0, 0
-        for job in tqdm(jobs.iterator(chunk_size=200), total=jobs.count(), unit=" jobs", disable=None):
+        for job in tqdm(jobs.in_pages("finished_at", 200), total=jobs.count(), unit=" jobs", disable=None):
             try:
                 removed += job.purge()
                 in_a_row = 0
