@@ -11,16 +11,17 @@ write of a worker names its fence; one whose claim was taken over changes no row
 All times are the database's.
 """
 
+import re
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import connection, models, transaction
 from django.db.models import Case, Exists, F, Max, Q, Value, When
-from django.db.models.functions import Coalesce, Now
+from django.db.models.functions import Coalesce, Least, Now
 from django_q.models import OrmQ
 from django_q.tasks import async_task
 
@@ -31,8 +32,10 @@ from jobs.engines import Engine, seconds
 from jobs.keys import ApiKey, LimitReached, Served
 from jobs.metrics import Metric
 from jobs.timeline import Event
+from jobs.tombstones import Tombstone
 
-__all__ = ["ApiKey", "Engine", "Event", "Job", "Metric", "Served"]  # where Django looks for models
+# Django looks for models here.
+__all__ = ["ApiKey", "Engine", "Event", "Job", "Metric", "Served", "Tombstone"]
 
 SUBMISSIONS = 0x57414E  # the number of their lock in Postgres
 RENDER, PUBLISH = "render", "publish"  # the two clusters
@@ -43,7 +46,10 @@ MAX_OUT_OF_MEMORY = 2
 MAX_LAPSES = 5  # claims in a row whose lease ran out without any progress
 SUSPECT = 2  # lapses from which on a job is rendered alone: it may kill its worker, and others with it
 MAX_PAUSE = 30  # seconds between two tries to publish
+MAX_SNOOZE = 300  # seconds for which a job that was given back uncounted waits, at most
 
+ID = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
+KEYS = re.compile(rf"inputs/{ID}\.png|videos/{ID}/[0-9]+\.(?:mp4|jpg)")  # of objects of ours: see Job
 
 FINAL = ("completed", "failed", "cancelled")
 REQUEUABLE = ("failed", "cancelled")
@@ -55,6 +61,12 @@ class QueueFull(LimitReached):
 
 class ClaimLost(Exception):
     """Somebody else holds this job by now, or it is finished: drop it and change nothing."""
+
+
+def owner(key: str) -> uuid.UUID | None:
+    """The id of the job that an object of this name belongs to; None if the name is none of ours."""
+    match = KEYS.fullmatch(key)
+    return uuid.UUID(match[1] or match[2]) if match else None
 
 
 def ago(age: timedelta) -> Any:
@@ -98,6 +110,15 @@ class JobQuerySet(models.QuerySet["Job"]):
     def to_render(self) -> "JobQuerySet":
         return self.queued().filter(Q(not_before=None) | Q(not_before__lte=Now()), lease_until=None)
 
+    def waiting_for(self, engine: Engine) -> "JobQuerySet":
+        """Those that this engine may render now: begun on it, or new and such that it can run them. Those
+        begun on another are left to it, unless it fell silent."""
+        free = Q(engine=None) | Q(engine__in=Engine.objects.silent().exclude(pk=engine.pk))
+        runnable = Q(pk__in=[])
+        for preset, kind in (pair.split("/") for pair in engine.runs):
+            runnable |= Q(preset=preset, kind=kind)
+        return self.to_render().filter(Q(engine=engine) | free & runnable)
+
     def to_publish(self) -> "JobQuerySet":
         return self.filter(
             Q(not_before=None) | Q(not_before__lte=Now()),
@@ -105,6 +126,22 @@ class JobQuerySet(models.QuerySet["Job"]):
             rendered_at__isnull=False,
             lease_until=None,
         )
+
+    def in_pages(self, by: str, size: int = 500) -> Iterator["Job"]:
+        """All of these, a page at a time, ordered by the time ``by`` (``-by``: newest first).
+
+        All at once would not fit into memory, and a cursor of the server is lost behind a pooler in
+        transaction mode. A row that the caller removes, or cannot remove, does not disturb the next page.
+        """
+        name, after = by.removeprefix("-"), "lt" if by.startswith("-") else "gt"
+        ordered = self.order_by(by, "-id" if after == "lt" else "id")
+        page = list(ordered[:size])
+        while page:
+            yield from page
+            time, pk = getattr(page[-1], name), page[-1].pk
+            beyond = Q(**{f"{name}__{after}": time}) | Q(**{name: time, f"pk__{after}": pk})
+            # The first condition alone lets Postgres begin in the index where the page ended.
+            page = list(ordered.filter(beyond, **{f"{name}__{after}e": time})[:size])
 
     def check_limits(self, key: ApiKey | None) -> None:
         """Raises LimitReached if one job more of this key would be too many."""
@@ -155,15 +192,15 @@ class JobQuerySet(models.QuerySet["Job"]):
     def claim_render(self, engine: Engine, *, images: bool = True, suspects: bool = True) -> "Job | None":
         """The next job for this engine, held by its worker; None if there is none or the engine is not ours.
 
-        Renders that were begun on this engine come first: their prompt may still be there. Those begun on
-        another are left to it, unless it fell silent. Without ``images``, no image job is begun; without
-        ``suspects``, none is claimed that its last workers did not survive.
+        Renders that were begun on this engine come first: their prompt may still be there. Without
+        ``images``, no image job is begun; without ``suspects``, none is claimed that its last workers did
+        not survive.
         """
         ready = Engine.objects.held_by(engine.worker).filter(pk=engine.pk, ready=True)
-        waiting = self.to_render().filter(Exists(ready)).in_order()
+        waiting = self.waiting_for(engine).filter(Exists(ready)).in_order()
         if not suspects:
             waiting = waiting.filter(lapses__lt=SUSPECT)
-        new = waiting.filter(Q(engine=None) | Q(engine__in=Engine.objects.silent().exclude(pk=engine.pk)))
+        new = waiting.exclude(engine=engine)
         if not images:
             new = new.exclude(kind=Job.Kind.IMAGE_TO_VIDEO)
         begun = waiting.filter(engine=engine)
@@ -289,6 +326,7 @@ class JobQuerySet(models.QuerySet["Job"]):
                 lost=0,
                 out_of_memory=0,
                 lapses=0,
+                snoozes=0,
                 publish_tries=0,
                 turn=0,
             )
@@ -351,6 +389,9 @@ class Job(models.Model):
     out_of_memory = models.PositiveSmallIntegerField(default=0)
     lapses = models.PositiveSmallIntegerField(default=0)
     publish_tries = models.PositiveIntegerField(default=0)
+
+    # How often in a row it was given back uncounted: the next pause is longer
+    snoozes = models.PositiveSmallIntegerField(default=0, db_default=0)
 
     # The video
     video_size = models.BigIntegerField(null=True, blank=True)
@@ -430,7 +471,9 @@ class Job(models.Model):
             row = Job.objects.select_for_update().filter(pk=self.pk, status__in=FINAL)
             if not row.exists():
                 return 0  # requeued meanwhile
-            storage.delete([self.input_key, *(key for key, _ in storage.listed(f"videos/{self.pk}/"))])
+            videos = [key for key, _ in storage.listed(f"videos/{self.pk}/") if owner(key)]
+            storage.delete([self.input_key, *videos])
+            Tombstone.objects.note(self.pk)
             return row.delete()[1]["jobs.Job"]
 
     # What others derive from the row
@@ -507,7 +550,9 @@ class Job(models.Model):
         if self.started_at:
             self._write(None, status=self.Status.PROCESSING)
         else:
-            self._write(Event.Kind.STARTED, status=self.Status.PROCESSING, started_at=Now(), lapses=0)
+            self._write(
+                Event.Kind.STARTED, status=self.Status.PROCESSING, started_at=Now(), lapses=0, snoozes=0
+            )
 
     def advanced(self, progress: int) -> None:
         self._write(None, progress=progress, lapses=0)
@@ -573,20 +618,35 @@ class Job(models.Model):
         else:
             self._render_anew(Event.Kind.OUT_OF_MEMORY, detail, out_of_memory=F("out_of_memory") + 1)
 
-    def lost_prompt(self, detail: str = "") -> None:
-        """A prompt vanished before it ran: nobody's fault, nothing is counted."""
-        self._render_anew(Event.Kind.PROMPT_LOST, detail, attempt=F("attempt") - 1)
+    def snooze(self, detail: str, *, kind: Event.Kind = Event.Kind.HANDED_BACK, anew: bool = True) -> None:
+        """Gives a render back without counting it: it did not fail by its own fault. The first time it may be
+        taken up again at once, then after pauses that double. Not ``anew``: its prompt may be in ComfyUI, so
+        it keeps its engine."""
+        pause = min(2 ** min(self.snoozes, 10) - 1, MAX_SNOOZE)
+        with transaction.atomic():
+            self._write(
+                kind,
+                note={"detail": detail},
+                **self.UNRENDERED if anew else {"status": self.Status.QUEUED},
+                attempt=F("attempt") - 1,
+                lapses=0,
+                snoozes=Least(F("snoozes") + 1, 1000),
+                lease_until=None,
+                not_before=Now() + seconds(pause),
+            )
+            wake(RENDER)
 
     def _render_anew(self, kind: Event.Kind, detail: str, **counted: Any) -> None:
         with transaction.atomic():
             self._write(kind, note={"detail": detail}, **self.UNRENDERED, lease_until=None, **counted)
             wake(RENDER)
 
-    def hand_back(self) -> None:
-        """Gives a render back without counting it. The next worker goes on where this one stopped: a render
-        that was begun keeps its engine."""
+    def hand_back(self, detail: str) -> None:
+        """Gives a render back without counting it, because of what ``detail`` tells. The next worker goes on
+        where this one stopped: a render that was begun keeps its engine."""
         self._write(
             Event.Kind.HANDED_BACK,
+            note={"detail": detail},
             status=self.Status.QUEUED,
             attempt=F("attempt") - 1,
             lapses=0,

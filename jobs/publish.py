@@ -13,7 +13,8 @@ from comfy import workflow
 from comfy.client import Comfy, ComfyError, FileGone
 from jobs import storage, video
 from jobs.models import FINAL, ClaimLost, Job
-from jobs.worker import DATABASE_AWAY, WORKER, Heartbeat, fetched, remove_files, stopping
+from jobs.worker import WORKER, Heartbeat, fetched, remove_files, stopping
+from wanapi.postgres import AWAY
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def publish() -> None:
                 publish_one(job)
             except ClaimLost:
                 logger.warning("job %s: cancelled, or taken over", job.pk, extra=job.about)
-            except DATABASE_AWAY as error:
+            except AWAY as error:
                 logger.warning("job %s: left to the next publisher: %s", job.pk, error, extra=job.about)
                 connection.close()
                 return
@@ -78,7 +79,7 @@ def uploaded(job: Job, finished: video.Video) -> Iterator[None]:
     database went away in between nobody knows, and it stays.)"""
     try:
         storage.put_image(job.poster_key, video.poster(finished.path), "image/jpeg")
-        storage.put_video(job.video_key, finished.path, sha256=finished.sha256, filename=f"{job.pk}.mp4")
+        storage.put_video(job.video_key, finished.path, filename=f"{job.pk}.mp4")
         yield
     except (ClaimLost, storage.StorageError):
         with suppress(storage.StorageError):
@@ -92,7 +93,7 @@ def complete(job: Job, finished: video.Video) -> None:
     while True:
         try:
             return job.completed(size=finished.size, frames=finished.frames, sha256=finished.sha256)
-        except DATABASE_AWAY as error:
+        except AWAY as error:
             logger.warning("job %s: the database is away, trying again: %s", job.pk, error, extra=job.about)
             connection.close()
             if time.monotonic() > deadline:

@@ -1,23 +1,34 @@
-"""S3: put, open, presign, delete. Plain functions; StorageError whenever S3 does not do what was asked.
+"""S3: put, get, presign, delete. Plain functions; StorageError whenever S3 does not do what was asked.
 
-boto3 finds its keys itself: AWS_ACCESS_KEY_ID and the like, or the machine's role.
+boto3 finds its keys itself: AWS_ACCESS_KEY_ID and the like, or the machine's role. Keys of objects are given
+and told without S3_PREFIX, which stands before each of them in the bucket. Only what every S3 can do is used:
+single requests, without checksum headers, and links signed for the region that the bucket itself tells.
 """
 
-import base64
 import functools
+import hashlib
+import logging
+import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 
+logger = logging.getLogger(__name__)
+
 AT_ONCE = 4  # requests of one web process that change what S3 holds: each holds a thread
+CHUNK = 1 << 20  # bytes
+REGION_PAUSE = 10.0  # seconds until an S3 that did not tell the bucket's region is asked again
 
 _client_lock = threading.Lock()
 _slots = threading.BoundedSemaphore(AT_ONCE)
@@ -31,21 +42,33 @@ class ObjectMissing(StorageError):
     """There is no such object, and there will be none."""
 
 
-@functools.cache
-def _make_client(endpoint_url: str | None) -> Any:
-    config = Config(
-        signature_version="s3v4",
-        connect_timeout=3,
-        read_timeout=10,
-        retries={"mode": "standard", "total_max_attempts": 2},
-        s3={"addressing_style": "path" if endpoint_url else "auto"},
-    )
-    return boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=config)
+def _new_client(endpoint_url: str | None, region: str | None = None, **more: Any) -> Any:
+    options: dict[str, Any] = {
+        "signature_version": "s3v4",
+        "connect_timeout": 3,
+        "read_timeout": 10,
+        "retries": {"mode": "standard", "total_max_attempts": 2},
+        "s3": {"addressing_style": "path" if endpoint_url else "auto"},
+        # Some stores refuse the newer checksum headers, and some keep the frames that carry them.
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+    if endpoint_url and is_this_machine(endpoint_url):
+        options["proxies"] = {}  # a proxy of the environment is not meant for what runs here
+    config = Config(**options | more)
+    return boto3.session.Session().client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
 
 
-def _client(endpoint_url: str | None) -> Any:
+_kept_client = functools.cache(_new_client)
+
+
+def _client(endpoint_url: str | None, region: str | None = None) -> Any:
     with _client_lock:  # a client may be shared between threads, but not made by two at once
-        return _make_client(endpoint_url)
+        return _kept_client(endpoint_url, region)
+
+
+def is_this_machine(url: str) -> bool:
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 @contextmanager
@@ -53,7 +76,8 @@ def _s3() -> Iterator[Any]:
     try:
         yield _client(settings.S3_ENDPOINT_URL)
     except ClientError as error:
-        missing = error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404")
+        # Other answers with 404 may come from a wrong address, or tell of a bucket that is not there.
+        missing = error.response.get("Error", {}).get("Code") == "NoSuchKey"
         raise (ObjectMissing if missing else StorageError)(str(error)) from error
     except BotoCoreError as error:
         raise StorageError(str(error)) from error
@@ -76,69 +100,139 @@ def check_bucket() -> None:
         s3.head_bucket(Bucket=settings.S3_BUCKET)
 
 
+# Objects
+
+
 def put_image(key: str, data: bytes, kind: str = "image/png") -> None:
     with _s3() as s3:
-        s3.put_object(Bucket=settings.S3_BUCKET, Key=key, Body=data, ContentType=kind)
+        answer = s3.put_object(**_at(key), Body=data, ContentType=kind)
+    _compare(key, answer, size=len(data), md5=_md5([data]))
 
 
-def get_input(key: str) -> bytes:
+def get_image(key: str) -> bytes:
     with _s3() as s3:
-        return s3.get_object(Bucket=settings.S3_BUCKET, Key=key)["Body"].read()
+        return s3.get_object(**_at(key))["Body"].read()
 
 
-def put_video(key: str, path: Path, *, sha256: str, filename: str) -> None:
-    """Uploads an MP4 in one request, with its checksum for S3 to compare, and looks whether it is there."""
+def put_video(key: str, path: Path, *, filename: str) -> None:
+    """Uploads an MP4 in one request. ``filename`` is what a browser would save it as."""
     with _s3() as s3, path.open("rb") as file:
-        s3.put_object(
-            Bucket=settings.S3_BUCKET,
-            Key=key,
+        answer = s3.put_object(
+            **_at(key),
             Body=file,
             ContentType="video/mp4",
             ContentDisposition=f'inline; filename="{filename}"',
-            ChecksumSHA256=base64.b64encode(bytes.fromhex(sha256)).decode(),
         )
-        stored = s3.head_object(Bucket=settings.S3_BUCKET, Key=key)["ContentLength"]
-    if stored != path.stat().st_size:
-        raise StorageError(f"S3 holds {stored} bytes of {key} instead of {path.stat().st_size}.")
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        _compare(key, answer, size=size, md5=_md5(iter(partial(file.read, CHUNK), b"")))
 
 
-def presign(key: str) -> str:
-    """A link that anyone can GET for VIDEO_URL_TTL seconds, at the address that clients reach S3 by."""
-    try:
-        return _client(settings.S3_PUBLIC_ENDPOINT_URL).generate_presigned_url(
-            "get_object",
-            Params={"Bucket": settings.S3_BUCKET, "Key": key},
-            ExpiresIn=settings.VIDEO_URL_TTL,
-        )
-    except BotoCoreError as error:
-        raise StorageError(str(error)) from error
+def _compare(key: str, answer: dict[str, Any], *, size: int, md5: str) -> None:
+    """Raises StorageError if S3 does not hold what it was given.
+
+    Most stores answer with the content's MD5 as the ETag. One that encrypts with keys of its own, and some
+    others, answer with another: then the object is read back.
+    """
+    with _s3() as s3:
+        stored = s3.head_object(**_at(key))["ContentLength"]
+        if stored != size:
+            raise StorageError(f"S3 holds {stored} bytes of {key} instead of {size}.")
+        if answer.get("ETag", "").strip('"').lower() == md5:
+            return
+        if _md5(s3.get_object(**_at(key))["Body"].iter_chunks(CHUNK)) != md5:
+            raise StorageError(f"S3 holds other bytes of {key} than it was given.")
+
+
+def _md5(chunks: Iterable[bytes]) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def delete(keys: Iterable[str]) -> None:
-    """Removes objects; those that are not there are no error."""
-    with _s3() as s3:
-        for key in keys:
-            s3.delete_object(Bucket=settings.S3_BUCKET, Key=key)
+    """Removes objects. That one is not there is no error; AWS says so by a 204, other stores by a 404."""
+    for key in keys:
+        try:
+            with _s3() as s3:
+                s3.delete_object(**_at(key))
+        except ObjectMissing:
+            pass
 
 
 def listed(prefix: str) -> Iterator[tuple[str, datetime]]:
     """The keys below a prefix, and when each was written."""
     with _s3() as s3:
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=settings.S3_BUCKET, Prefix=prefix):
+        pages = s3.get_paginator("list_objects_v2").paginate(
+            Bucket=settings.S3_BUCKET, Prefix=settings.S3_PREFIX + prefix
+        )
+        for page in pages:
             for item in page.get("Contents", []):
-                yield item["Key"], item["LastModified"]
+                yield item["Key"].removeprefix(settings.S3_PREFIX), item["LastModified"]
 
 
-def unfinished_uploads(prefix: str) -> Iterator[tuple[str, str, datetime]]:
-    """Multipart uploads that were never completed: key, upload id, and when each was begun."""
-    with _s3() as s3:
-        for page in s3.get_paginator("list_multipart_uploads").paginate(
-            Bucket=settings.S3_BUCKET, Prefix=prefix
-        ):
-            for item in page.get("Uploads", []):
-                yield item["Key"], item["UploadId"], item["Initiated"]
+def _at(key: str) -> dict[str, str]:
+    return {"Bucket": settings.S3_BUCKET, "Key": settings.S3_PREFIX + key}
 
 
-def abort_upload(key: str, upload_id: str) -> None:
-    with _s3() as s3:
-        s3.abort_multipart_upload(Bucket=settings.S3_BUCKET, Key=key, UploadId=upload_id)
+# Links
+
+
+def presign(key: str) -> str:
+    """A link that anyone can GET for VIDEO_URL_TTL seconds, at the address that clients reach S3 by."""
+    return link(settings.S3_PUBLIC_ENDPOINT_URL, key)
+
+
+def link(endpoint_url: str | None, key: str) -> str:
+    region = _regions.of(settings.S3_ENDPOINT_URL, settings.S3_BUCKET)
+    try:
+        return _client(endpoint_url, region).generate_presigned_url(
+            "get_object", Params=_at(key), ExpiresIn=settings.VIDEO_URL_TTL
+        )
+    except BotoCoreError as error:
+        raise StorageError(str(error)) from error
+
+
+class Regions:
+    """The region that S3 takes signatures for. boto3 follows S3's hints for its own requests, but a link is
+    signed without a request, so that a wrong region would show only when somebody follows it.
+
+    Asked once for each bucket. While S3 does not tell, nobody waits for it: links are signed for the
+    configured region, and it is asked again some seconds later.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str | None, str], str] = {}
+        self._asking = threading.Lock()
+        self._ask_at = 0.0
+
+    def of(self, endpoint_url: str | None, bucket: str) -> str | None:
+        place = endpoint_url, bucket
+        if place not in self._found and time.monotonic() >= self._ask_at and self._asking.acquire(False):
+            try:
+                self._found[place] = _signed_for(*place)
+            except (BotoCoreError, ClientError) as error:
+                logger.warning("S3 did not tell the region of its bucket: %s", error)
+                self._ask_at = time.monotonic() + REGION_PAUSE
+            finally:
+                self._asking.release()
+        return self._found.get(place)
+
+
+def _signed_for(endpoint_url: str | None, bucket: str) -> str:
+    """The region in the signature of a request that S3 accepted, after the hints that boto3 followed."""
+    s3 = _new_client(endpoint_url, connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 1})
+    signatures: list[str] = []
+    s3.meta.events.register(
+        "before-send.s3", lambda request, **_: signatures.append(str(request.headers["Authorization"]))
+    )
+    try:
+        s3.list_objects_v2(Bucket=bucket, Prefix=settings.S3_PREFIX, MaxKeys=1)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "AccessDenied":  # it was read, and is not allowed
+            raise
+    return signatures[-1].split("/")[2]
+
+
+_regions = Regions()

@@ -22,6 +22,7 @@ from jobs.errors import Conflict, KeyReused, LengthRequired
 from jobs.images import Busy
 from jobs.keys import LimitReached
 from jobs.models import Job
+from jobs.tombstones import Tombstone
 
 
 class View(APIView):
@@ -71,6 +72,7 @@ class GenerateView(View):
         kind = Job.Kind.IMAGE_TO_VIDEO if image else Job.Kind.TEXT_TO_VIDEO
         job = Job(kind=kind, prompt=prompt, key=key, idempotency_key=once, request_sha256=sha256)
         if image:
+            Tombstone.objects.note(job.pk)  # so that purge_leftovers knows the image if we end before the row
             with storage.slot():
                 storage.put_image(job.input_key, image)  # before the row: an accepted job has its image
         try:

@@ -189,7 +189,7 @@ class TestImage:
         from jobs import storage
 
         settings.S3_ENDPOINT_URL = "http://127.0.0.1:1"
-        storage._make_client.cache_clear()
+        storage._kept_client.cache_clear()
         image = base64.b64encode(picture()).decode()
 
         refused(api, {"prompt": "A cat", "image_base64": image}, status=503)

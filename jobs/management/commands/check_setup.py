@@ -1,14 +1,23 @@
 """``manage.py check_setup``: what would fail at the first job, told before it."""
 
+import os
+import tempfile
 import uuid
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import requests
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, InterfaceError, connection
 
 from jobs import health, storage
+from jobs.models import Job
+
+CONTENT = b"check" * 1000
+TIMEOUT = 10  # seconds
 
 
 class Command(BaseCommand):
@@ -18,8 +27,7 @@ class Command(BaseCommand):
         failed = 0
         for name, check in (("Postgres", postgres), ("migrations", health.migrations), ("S3", s3)):
             try:
-                check()
-                self.stdout.write(f"{name}: ok")
+                self.stdout.write(f"{name}: {check() or 'ok'}")
             except (health.Trouble, DatabaseError, InterfaceError) as trouble:
                 failed += 1
                 self.stdout.write(f"{name}: {str(trouble).strip()}")
@@ -28,7 +36,7 @@ class Command(BaseCommand):
 
 
 def postgres() -> None:
-    """Django refuses a version that it cannot use when it connects."""
+    """Django refuses a version that it cannot use when it connects, and we another encoding than UTF8."""
     connection.ensure_connection()
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_is_in_recovery()")
@@ -38,25 +46,85 @@ def postgres() -> None:
             )
 
 
-def look(listing: Callable[[str], Iterable[Any]], prefix: str) -> None:
-    """S3 is asked for the first item, and not before."""
-    list(listing(prefix))
+def s3() -> str | None:
+    """Does with three objects all that a job does, from its image to its removal. Returns what cannot be seen
+    from here."""
+    job = Job(pk=uuid.uuid4())
+    try:
+        unseen = use(job)
+    except health.Trouble:
+        with suppress(health.Trouble):
+            remove(job)
+        raise
+    remove(job)
+    return unseen
 
 
-def s3() -> None:
-    """All that the service does with objects. Whether clients reach them cannot be seen from here."""
-    for folder in ("inputs", "videos"):
-        key = f"{folder}/check-{uuid.uuid4()}"
-        steps: dict[str, Callable[[], Any]] = {
-            "s3:PutObject": partial(storage.put_image, key, b"check"),
-            "s3:GetObject": partial(storage.get_input, key),
-            "s3:ListBucket": partial(look, storage.listed, key),
-            "s3:ListBucketMultipartUploads": partial(look, storage.unfinished_uploads, key),
-            "s3:DeleteObject": partial(storage.delete, [key]),
-        }
-        for right, step in steps.items():
-            try:
-                step()
-            except storage.StorageError as error:
-                text = f"{right} on {folder}/ failed: {error} (The rights that it needs: docs/operations.md.)"
-                raise health.Trouble(text) from None
+def use(job: Job) -> str | None:
+    with right("PutObject", "inputs/"):
+        storage.put_image(job.input_key, CONTENT)
+    with right("GetObject", "inputs/"):
+        if storage.get_image(job.input_key) != CONTENT:
+            raise storage.StorageError("it gives back other bytes than it was given.")
+    with right("PutObject", "videos/"):
+        storage.put_image(job.poster_key, CONTENT, "image/jpeg")
+        put_video(job)
+    with right("ListBucket", "videos/"):
+        found = {key for key, _ in storage.listed(f"videos/{job.pk}/")}
+        if found != {job.poster_key, job.video_key}:
+            raise storage.StorageError(f"of two objects it lists {len(found)}.")
+    with right("GetObject", "videos/, by a signed link,"):
+        return links(job)
+
+
+@contextmanager
+def right(name: str, where: str) -> Iterator[None]:
+    try:
+        yield
+    except storage.StorageError as error:
+        text = f"s3:{name} on {where} failed: {error} (The rights that it needs: docs/operations.md.)"
+        raise health.Trouble(text) from None
+
+
+def put_video(job: Job) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        path.write_bytes(CONTENT)
+        storage.put_video(job.video_key, path, filename=f"{job.pk}.mp4")
+
+
+def links(job: Job) -> str | None:
+    """Clients follow links to S3_PUBLIC_ENDPOINT_URL. Where that cannot be reached from here, as it is with
+    the outer address of a proxy, the link is tried at the address that the service uses itself."""
+    try:
+        follow(storage.presign(job.video_key))
+    except requests.RequestException as error:
+        if settings.S3_PUBLIC_ENDPOINT_URL == settings.S3_ENDPOINT_URL:
+            raise storage.StorageError(f"it cannot be reached ({type(error).__name__}).") from error
+    else:
+        return None
+    try:
+        follow(storage.link(settings.S3_ENDPOINT_URL, job.video_key))
+    except requests.RequestException as error:
+        raise storage.StorageError(f"it cannot be reached ({type(error).__name__}).") from error
+    return "ok, but S3_PUBLIC_ENDPOINT_URL cannot be reached from here: open the link of a first job."
+
+
+def follow(link: str) -> None:
+    """As a client does: without keys."""
+    with requests.Session() as session:
+        session.trust_env = not storage.is_this_machine(link)
+        session.verify = os.environ.get("AWS_CA_BUNDLE", True)
+        answer = session.get(link, timeout=TIMEOUT, allow_redirects=False)
+    if answer.status_code != 200:
+        raise storage.StorageError(f"S3 answers {answer.status_code}: {answer.text[:300]}")
+    if answer.content != CONTENT:
+        raise storage.StorageError("it gives other bytes than were stored.")
+
+
+def remove(job: Job) -> None:
+    """Twice, since the image of a text job is removed as well, and is not there."""
+    keys = [job.input_key, job.poster_key, job.video_key]
+    with right("DeleteObject", "inputs/ and videos/"):
+        storage.delete(keys)
+        storage.delete(keys)

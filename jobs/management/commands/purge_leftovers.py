@@ -1,10 +1,17 @@
-"""``manage.py purge_leftovers``: removes what no job owns, in S3, in ComfyUI's folders and here."""
+"""``manage.py purge_leftovers``: removes what no job owns, in S3, in ComfyUI's folders and here.
+
+Only what bears a name of exactly our form is looked at. It is removed if this database knew its job: by a row
+whose object it is not, or by a tombstone. What has our form and an unknown id is listed, and stays: it may
+belong to another installation, or to jobs that a restored dump does not know.
+"""
 
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -16,12 +23,20 @@ from tqdm import tqdm
 
 from jobs import storage
 from jobs.management.arguments import age
-from jobs.models import FINAL, Job
+from jobs.models import FINAL, Job, owner
 from jobs.storage import StorageError
+from jobs.tombstones import Tombstone
 from jobs.worker import TEMPORARY
 
 LEAST_AGE = timedelta(hours=1)  # a POST in flight has its image in S3 before it has a row
 BATCH = 500
+
+
+@dataclass(frozen=True)
+class Leftover:
+    name: str
+    remove: Callable[[], Any]
+    known: bool = True  # whether this database gave its id out
 
 
 class Command(BaseCommand):
@@ -32,65 +47,68 @@ class Command(BaseCommand):
             "--older-than", type=age, default=timedelta(days=1), metavar="AGE", help="default 1d, at least 1h"
         )
         parser.add_argument("--dry-run", action="store_true", help="only list them")
+        parser.add_argument(
+            "--even-unknown",
+            action="store_true",
+            help="also what bears the id of a job that this database never knew: one that is younger than a "
+            "restored dump, or of another installation that uses the same bucket",
+        )
 
-    def handle(self, *, older_than: timedelta, dry_run: bool, **options: Any) -> None:
+    def handle(self, *, older_than: timedelta, dry_run: bool, even_unknown: bool, **options: Any) -> None:
         if older_than < LEAST_AGE:
             raise CommandError("--older-than must be at least 1h: a request in flight has no row yet.")
         before = datetime.now(UTC) - older_than
-        count = 0
+        count = unknown = 0
         try:
-            leftovers = chain(objects(before), uploads(before), folders(before), temporary(before))
-            for what, remove in tqdm(leftovers, unit=" leftovers", disable=None):
-                self.stdout.write(what)
+            leftovers = chain(objects(before), folders(before), temporary(before))
+            for leftover in tqdm(leftovers, unit=" leftovers", disable=None):
+                if not leftover.known and not even_unknown:
+                    self.stdout.write(f"{leftover.name} (unknown, stays)")
+                    unknown += 1
+                    continue
+                self.stdout.write(leftover.name)
                 count += 1
                 if not dry_run:
-                    remove()
+                    leftover.remove()
         except StorageError as error:
             raise CommandError(f"S3 failed after {count} leftovers; run it again. ({error})") from error
         self.stdout.write(f"{count} leftover{pluralize(count)} {'found' if dry_run else 'removed'}.")
+        if unknown:
+            stay = pluralize(unknown, "stays,stay")
+            self.stdout.write(f"{unknown} of jobs that this database never knew {stay}: see --even-unknown.")
 
 
-def objects(before: datetime) -> Iterator[Any]:
+def objects(before: datetime) -> Iterator[Leftover]:
     """Images and videos without a row, and videos of claims that were lost."""
     for prefix in ("inputs/", "videos/"):
-        old = (key for key, written in storage.listed(prefix) if written < before)
+        old = (key for key, written in storage.listed(prefix) if written < before and owner(key))
         while batch := list(islice(old, BATCH)):
-            jobs = Job.objects.in_bulk({job_id for key in batch if (job_id := owner(key))})
-            for key in batch:
-                job = jobs.get(owner(key))
-                # The row is read after the object was listed: a video that is being published is younger.
+            # The rows are read after the objects were listed: a video that is being published is younger.
+            owners = {key: job_id for key in batch if (job_id := owner(key))}
+            jobs, known = Job.objects.in_bulk(owners.values()), Tombstone.objects.known(owners.values())
+            for key, job_id in owners.items():
+                job = jobs.get(job_id)
                 if job is None or key not in (job.input_key, job.video_key, job.poster_key):
-                    yield key, lambda key=key: storage.delete([key])
+                    yield Leftover(key, partial(storage.delete, [key]), known=bool(job) or job_id in known)
 
 
-def uploads(before: datetime) -> Iterator[Any]:
-    for key, upload_id, begun in storage.unfinished_uploads("videos/"):
-        if begun < before:
-            yield f"{key} (unfinished)", lambda key=key, upload=upload_id: storage.abort_upload(key, upload)
-
-
-def folders(before: datetime) -> Iterator[Any]:
+def folders(before: datetime) -> Iterator[Leftover]:
     """The folders of jobs that are finished or gone, on the GPU machine."""
     for root in filter(None, (settings.COMFYUI_INPUT_DIR, settings.COMFYUI_OUTPUT_DIR)):
         for folder in (Path(root) / "wanapi").glob("*-*"):
-            job_id = owner(f"{folder.name}/")
-            old = folder.stat().st_mtime < before.timestamp()
-            if job_id and old and not Job.objects.filter(pk=job_id).exclude(status__in=FINAL).exists():
-                yield str(folder), lambda folder=folder: shutil.rmtree(folder, ignore_errors=True)
+            try:
+                job_id = uuid.UUID(folder.name)
+                old = str(job_id) == folder.name and folder.lstat().st_mtime < before.timestamp()
+            except (ValueError, OSError):  # of another name, or removed by its worker just now
+                continue
+            jobs = Job.objects.filter(pk=job_id)
+            if old and not jobs.exclude(status__in=FINAL).exists():
+                known = jobs.exists() or bool(Tombstone.objects.known([job_id]))
+                yield Leftover(str(folder), partial(shutil.rmtree, folder, ignore_errors=True), known)
 
 
-def temporary(before: datetime) -> Iterator[Any]:
+def temporary(before: datetime) -> Iterator[Leftover]:
     """What workers that were killed left on this machine."""
     for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
-        if folder.stat().st_mtime < before.timestamp():
-            yield str(folder), lambda folder=folder: shutil.rmtree(folder, ignore_errors=True)
-
-
-def owner(key: str) -> uuid.UUID | None:
-    """The job id in ``inputs/ID.png``, ``videos/ID/N.mp4`` or ``ID/``."""
-    for part in key.replace(".png", "").split("/"):
-        try:
-            return uuid.UUID(part)
-        except ValueError:
-            continue
-    return None
+        if folder.lstat().st_mtime < before.timestamp():
+            yield Leftover(str(folder), partial(shutil.rmtree, folder, ignore_errors=True))

@@ -1,0 +1,33 @@
+"""Tombstones: ids that this database gave out and that may have no row any more, or not yet.
+
+What lies in S3 or on the GPU machine under the id of a row or of a tombstone is ours. What looks like ours
+and bears another id belongs to another installation, or to a job that is younger than a restored dump.
+"""
+
+import uuid
+from collections.abc import Iterable
+
+from django.db import models
+from django.db.models.functions import Now
+
+
+class TombstoneQuerySet(models.QuerySet["Tombstone"]):
+    def note(self, job_id: uuid.UUID) -> None:
+        """Whether or not it is there already."""
+        self.get_or_create(pk=job_id)
+
+    def known(self, job_ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+        """Those of these ids that have a tombstone."""
+        return set(self.filter(pk__in=job_ids).values_list("pk", flat=True))
+
+
+class Tombstone(models.Model):
+    """Of a job that was removed, or of a request whose image was uploaded before its row was written."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    created_at = models.DateTimeField(db_default=Now())
+
+    objects = TombstoneQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return str(self.pk)
