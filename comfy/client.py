@@ -4,11 +4,12 @@ ComfyUI keeps its queue and history in memory, does not de-duplicate prompt ids,
 something unknown with an empty 200. So nothing here is an event: the caller asks for the state again and
 again and acts on what it is. ``comfy.listener`` makes that quick and adds progress.
 
-Protocol as of ComfyUI 0.3.64 (``server.py``, ``execution.py``).
+Protocol of ComfyUI 0.3.64 and what newer ones changed (``server.py``, ``execution.py``). Which versions were
+tried stands in ``docs/operations.md``.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Literal
@@ -21,11 +22,25 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 3, 10  # seconds
 VIDEO_ROOM = 32 * 1024 * 1024  # bytes
 MARK = "wanapi"  # our key in a prompt's extra_data
 
+NO_COMFYUI = "What answers at COMFYUI_URL is not ComfyUI, or something in front of it answers in its place."
+UNFIT = {  # statuses that are about the server, whoever asks: what an operator can do
+    401: "ComfyUI, or a server in front of it, asks for a password: COMFYUI_URL can hold one.",
+    404: NO_COMFYUI,
+    405: NO_COMFYUI,
+    407: "A proxy in front of ComfyUI asks for a password.",
+    408: "A server in front of ComfyUI waits too short a time.",
+    429: "A server in front of ComfyUI lets too few requests through.",
+}
+# How torch, CUDA, the host and ComfyUI say it: by a class of its own, or by the text alone.
+MEMORY = re.compile(
+    "OutOfMemoryError|MemoryError|out of memory|Allocation on device|allocate memory|ALLOC_FAILED"
+    "|HostBuffer.read_file_slice failed",
+    re.IGNORECASE,
+)
+
 
 class ComfyError(Exception):
-    """``message`` is one plain sentence fit for a client; ``detail`` is for the log."""
-
-    retryable = False
+    """``message`` is one plain sentence, without addresses and paths; ``detail`` is for the log."""
 
     def __init__(self, message: str, detail: str = ""):
         super().__init__(f"{message} {detail}".strip())
@@ -36,11 +51,31 @@ class ComfyError(Exception):
 class Unreachable(ComfyError):
     """No answer, or one that only a server in trouble gives. Says nothing about any prompt."""
 
-    retryable = True
+
+class Unfit(Unreachable):
+    """What answers cannot be used as it is: it is no ComfyUI, or something in front of it needs an operator.
+    The message says what he can do."""
+
+
+class Denied(ComfyError):
+    """A request of one job was not taken, and the answer does not tell whether the job or the server is the
+    reason. ``lasting``: the same request will hardly pass a moment later."""
+
+    def __init__(self, message: str, detail: str = "", *, lasting: bool):
+        super().__init__(message, detail)
+        self.lasting = lasting
 
 
 class Refused(ComfyError):
-    """ComfyUI will never run this graph."""
+    """ComfyUI will never take this job's image or graph."""
+
+
+class Lacking(Refused):
+    """It would, if it had a model file or a node that this one lacks: ``what``."""
+
+    def __init__(self, message: str, detail: str, what: str):
+        super().__init__(message, detail)
+        self.what = what
 
 
 class FileGone(ComfyError):
@@ -76,13 +111,14 @@ class Rendered:
 class Failed:
     """The prompt ended without a video. ``message`` and ``detail`` as in ComfyError."""
 
-    reason: Literal["error", "out_of_memory", "no_space", "interrupted"]
+    reason: Literal["error", "out_of_memory", "gpu", "no_space", "interrupted"]
     message: str
     detail: str
 
 
 class Comfy:
-    """One ComfyUI server. Every method raises Unreachable when it does not answer. For one thread only."""
+    """One ComfyUI server. Every method raises Unreachable when it does not answer, and Unfit when what
+    answers cannot be one. For one thread only."""
 
     def __init__(self, url: str, read_timeout: float = READ_TIMEOUT):
         self.url = url.rstrip("/")
@@ -102,34 +138,61 @@ class Comfy:
     def version(self) -> str:
         """ComfyUI's version and its first device, for people."""
         stats = self._json("GET", "/system_stats")
-        devices = stats.get("devices") or [{}]
-        version = stats.get("system", {}).get("comfyui_version") or "unknown"
-        return f"ComfyUI {version}, {devices[0].get('name', 'no device')}"
+        with _shape("/system_stats"):
+            version = stats["system"].get("comfyui_version") or "unknown"
+            device = (stats.get("devices") or [{}])[0]
+            return f"ComfyUI {version}, {device.get('name', 'no device')}"
 
-    def missing(self, files: list[tuple[str, str]]) -> list[str]:
+    def memory(self) -> int:
+        """Bytes of its first device."""
+        stats = self._json("GET", "/system_stats")
+        with _shape("/system_stats"):
+            return int(stats["devices"][0]["vram_total"])
+
+    def missing(self, files: Iterable[tuple[str, str]]) -> list[str]:
         """Those of the (folder, name) model files that ComfyUI does not list, as ``folder/name``."""
-        listed = {folder: set(self._models(folder)) for folder in {folder for folder, _ in files}}
-        return [f"{folder}/{name}" for folder, name in files if name not in listed[folder]]
+        wanted = list(files)
+        listed = {folder: set(self._models(folder)) for folder in {folder for folder, _ in wanted}}
+        return [f"{folder}/{name}" for folder, name in wanted if name not in listed[folder]]
 
     def _models(self, folder: str) -> list[str]:
         response = self._request("GET", f"/models/{folder}")
         if response.status_code == 404:
             return []
         self._check(response)
-        return self._decoded(response)
+        names = self._decoded(response)
+        with _shape("/models"):
+            return [str(name) for name in names]
+
+    def missing_nodes(self, classes: Iterable[str]) -> list[str]:
+        """Those of the node classes that ComfyUI does not know."""
+        return [name for name in classes if name not in self._json("GET", f"/object_info/{name}")]
+
+    def check_prompts(self) -> None:
+        """Raises Unfit unless a prompt gets through to ComfyUI: it refuses an empty one in its own words."""
+        response = self._request("POST", "/prompt", json={"prompt": {}})
+        if response.status_code != 400:
+            self._check(response)
+        if not _own_error(response):
+            raise Unfit(NO_COMFYUI, f"POST /prompt: {response.status_code} {response.text[:500]}")
 
     def upload_image(self, folder: str, name: str, image: IO[bytes]) -> str:
-        """Puts a start image below ComfyUI's input folder and returns its path there, for LoadImage."""
-        answer = self._json(
+        """Puts a start image below ComfyUI's input folder and returns its path there, for LoadImage. Raises
+        Refused or Denied if it is not taken."""
+        response = self._request(
             "POST",
             "/upload/image",
             files={"image": (name, image, "image/png")},
             data={"subfolder": folder, "overwrite": "true"},
         )
-        return f"{answer['subfolder']}/{answer['name']}"
+        self._check(response, of_job=True)
+        answer = self._decoded(response)
+        with _shape("/upload/image"):
+            return f"{answer['subfolder']}/{answer['name']}"
 
     def submit(self, prompt_id: str, graph: Graph, mark: str | None) -> None:
-        """Queues the graph under our prompt id. Look first: the same id twice runs twice.
+        """Queues the graph under our prompt id. Look first: the same id twice runs twice. Raises Refused or
+        Denied if it is not taken.
 
         ``mark`` tells a job's prompts from other people's; None for one of no job.
 
@@ -138,20 +201,24 @@ class Comfy:
         """
         body = {"prompt": graph, "prompt_id": prompt_id, "extra_data": {MARK: mark} if mark else {}}
         response = self._request("POST", "/prompt", json=body)
-        if response.status_code == 400:
+        if response.status_code == 400 and _own_error(response):
             raise _refusal(self._decoded(response), graph)
-        self._check(response)
+        self._check(response, of_job=True)
         answer = self._decoded(response)
+        with _shape("/prompt"):
+            if answer.get("prompt_id") != prompt_id:
+                raise Unfit(NO_COMFYUI, f"POST /prompt: the answer does not name the prompt: {answer}"[:500])
         if answer.get("node_errors"):
             self.cancel(prompt_id)
             raise _refusal(answer, graph)
 
     def queue(self) -> Queue:
         answer = self._json("GET", "/queue")
-        return Queue(
-            running={item[1]: (item[3] or {}).get(MARK) for item in answer["queue_running"]},
-            pending={item[1]: (item[3] or {}).get(MARK) for item in answer["queue_pending"]},
-        )
+        with _shape("/queue"):
+            return Queue(
+                running={item[1]: (item[3] or {}).get(MARK) for item in answer["queue_running"]},
+                pending={item[1]: (item[3] or {}).get(MARK) for item in answer["queue_pending"]},
+            )
 
     def result(self, prompt_id: str, folder: str) -> Rendered | Failed | None:
         """What the history says of a prompt; None if it does not know it.
@@ -159,18 +226,27 @@ class Comfy:
         Ask for the queue first: a prompt moves from pending to running to history and never back,
         so one that is missing from both, in this order, is lost.
         """
-        entry = self._json("GET", f"/history/{prompt_id}").get(prompt_id)
-        if entry is None:
-            return None
-        if entry["status"]["status_str"] == "success":
-            return _rendered(entry["outputs"], folder)
-        return _failed(entry["status"]["messages"])
+        history = self._json("GET", f"/history/{prompt_id}")
+        with _shape("/history"):
+            if (entry := history.get(prompt_id)) is None:
+                return None
+            status = entry["status"]["status_str"]
+        if status == "success":
+            return _rendered(entry.get("outputs"), folder)
+        return _failed(entry["status"].get("messages"))
 
     def cancel(self, prompt_id: str) -> None:
-        """Takes exactly this prompt out of the queue, or interrupts it if it runs. Look again afterwards:
-        ComfyUI does not say whether it took effect, and a decode runs on to its end."""
-        self._check(self._request("POST", "/queue", json={"delete": [prompt_id]}))
-        self._check(self._request("POST", "/interrupt", json={"prompt_id": prompt_id}))
+        """Takes exactly this prompt out of the queue, or interrupts it if it runs. Look again afterwards: a
+        decode runs on to its end.
+
+        Since 0.26 one request does both and cannot hit another prompt that begins at that moment; older
+        ones do not know it.
+        """
+        response = self._request("POST", f"/api/jobs/{prompt_id}/cancel")
+        if response.status_code in (404, 405):
+            self._check(self._request("POST", "/queue", json={"delete": [prompt_id]}))
+            response = self._request("POST", "/interrupt", json={"prompt_id": prompt_id})
+        self._check(response)
 
     def forget(self, prompt_id: str) -> None:
         """Removes a prompt's history entry, which holds its graph and so the client's text."""
@@ -184,7 +260,12 @@ class Comfy:
         """Whether a file of a video's size can be written there; it stays, among the temporary ones."""
         files = {"image": ("space.bin", b"\0" * VIDEO_ROOM)}
         data = {"type": "temp", "subfolder": "wanapi", "overwrite": "true"}
-        return self._request("POST", "/upload/image", files=files, data=data).ok
+        response = self._request("POST", "/upload/image", files=files, data=data)
+        if response.status_code in (500, 507):
+            return False
+        if response.status_code != 413:  # a limit in front of it, which says nothing of its disk
+            self._check(response)
+        return True
 
     @contextmanager
     def open_output(self, folder: str, filename: str) -> Iterator[Iterator[bytes]]:
@@ -194,6 +275,8 @@ class Comfy:
             if response.status_code == 404:
                 raise FileGone("The rendered video is no longer on the GPU server.", f"{folder}/{filename}")
             self._check(response)
+            if "html" in response.headers.get("Content-Type", ""):
+                raise Unfit(NO_COMFYUI, f"GET /view answers with a web page for {folder}/{filename}")
             yield self._chunks(response)
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
@@ -212,46 +295,97 @@ class Comfy:
         try:
             return response.json()
         except ValueError as error:
-            text = f"{response.url}: {error}"
-            raise Unreachable("The GPU server's answer made no sense.", text) from error
+            text = f"{response.request.method} {response.request.path_url}: {error}"
+            raise Unfit(NO_COMFYUI, text) from error
 
     def _request(self, method: str, path: str, **options: Any) -> requests.Response:
+        """Follows no redirect: it would turn a POST into a GET, which ComfyUI answers as well."""
+        options |= {"timeout": self._timeout, "allow_redirects": False}
         try:
-            return self._session.request(method, self.url + path, timeout=self._timeout, **options)
+            return self._session.request(method, self.url + path, **options)
         except requests.RequestException as error:
-            raise Unreachable("The GPU server does not answer.", f"{method} {path}: {error}") from error
+            text = f"{method} {path}: {error}"
+            raise Unreachable("The GPU server does not answer.", text) from error
 
     @staticmethod
-    def _check(response: requests.Response) -> None:
-        if not response.ok:
-            text = f"{response.request.method} {response.url}: {response.status_code} {response.text[:500]}"
+    def _check(response: requests.Response, of_job: bool = False) -> None:
+        """Raises what an answer that is no success means. ``of_job``: the request brought something of one
+        job, which may itself be the reason."""
+        status, request = response.status_code, response.request
+        if status < 300:
+            return
+        text = f"{request.method} {request.path_url}: {status} {response.text[:500]}"
+        if status < 400:
+            raise Unfit("COMFYUI_URL leads to a redirect: name the address of ComfyUI itself.", text)
+        if status in UNFIT:
+            raise Unfit(f"{UNFIT[status]} ({status})", text)
+        if of_job and status == 413:
+            raise Refused("The job is larger than a server in front of ComfyUI lets through (413).", text)
+        if of_job:
+            sentence = f"ComfyUI, or a server in front of it, denies a request of this job ({status})."
+            raise Denied(sentence, text, lasting=status < 500)
+        if status >= 500:
             raise Unreachable("The GPU server is in trouble.", text)
+        raise Unfit(f"A server in front of ComfyUI denies requests ({status}).", text)
+
+
+@contextmanager
+def _shape(path: str) -> Iterator[None]:
+    """Around the reading of an answer whose shape another program may not keep to."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise Unfit(NO_COMFYUI, f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _own_error(response: requests.Response) -> Any:
+    """The error in ComfyUI's own words; None in an answer of something in front of it."""
+    try:
+        error = response.json()["error"]
+        return error if "type" in error and "message" in error else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _view(folder: str, filename: str) -> dict[str, str]:
     return {"filename": filename, "subfolder": folder, "type": "output"}
 
 
-def _rendered(outputs: dict[str, Any], folder: str) -> Rendered | Failed:
-    """SaveVideo's file stands under ``images``, other savers use other keys: told by its ending."""
-    items = [item for output in outputs.values() for group in output.values() for item in group]
-    files = [item for item in items if isinstance(item, dict) and item.get("filename", "").endswith(".mp4")]
-    for item in files:
-        if item["subfolder"].replace("\\", "/") == folder:
-            return Rendered(item["filename"])
+def _rendered(outputs: Any, folder: str) -> Rendered | Failed:
+    """SaveVideo's file stands under ``images``, other savers use other keys: told by its ending. Nodes put
+    other values there, too: texts, numbers, lists of lists."""
+    for item in _objects(outputs):
+        name, place = str(item.get("filename")), str(item.get("subfolder"))
+        if name.endswith(".mp4") and place.replace("\\", "/") == folder:
+            return Rendered(name)
     return Failed("error", "ComfyUI finished without a video.", f"outputs: {outputs}")
 
 
-def _failed(messages: list[list[Any]]) -> Failed:
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """All JSON objects in a value, however deep."""
+    if isinstance(value, dict):
+        yield value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in inner:
+        yield from _objects(part)
+
+
+def _failed(messages: Any) -> Failed:
     """An error and an interruption look alike but for the last message."""
-    event, data = messages[-1] if messages else ("", {})
+    try:
+        event, data = messages[-1]
+        data = dict(data)
+    except (IndexError, TypeError, ValueError):
+        event, data = "", {}
     if event == "execution_interrupted":
         return Failed("interrupted", "The render was interrupted on the GPU server.", "")
-    kind = str(data.get("exception_type", "unknown error"))
+    kind, message = str(data.get("exception_type", "unknown error")), str(data.get("exception_message", ""))
     # The message can hold paths, the inputs hold the client's text: neither leaves the log.
-    detail = f"{kind}: {data.get('exception_message', '')}{''.join(data.get('traceback', []))}"
-    if "OutOfMemoryError" in kind:
+    detail = f"{kind}: {message}{''.join(map(str, data.get('traceback') or []))}"
+    if MEMORY.search(f"{kind} {message}"):
         return Failed("out_of_memory", "The GPU ran out of memory.", detail)
+    if "CUDA error" in message or "HIP error" in message:
+        return Failed("gpu", "The GPU failed.", detail)
     if "No space left on device" in detail:
         return Failed("no_space", "The GPU server's disk is full.", detail)
     node = data.get("node_type", "an unknown node")
@@ -262,14 +396,21 @@ def _refusal(answer: dict[str, Any], graph: Graph) -> Refused:
     """One sentence that names what ComfyUI lacks, from the answer to a refused POST /prompt."""
     error = answer.get("error") or {}
     detail = f"{error.get('message', '')} {error.get('details', '')} {answer.get('node_errors')}"
-    unknown = re.search(r"node (\S+) does not exist", error.get("message", ""))
-    if unknown:
-        return Refused(f"ComfyUI does not know the node {unknown[1]}; it needs an update.", detail)
+    if node := _unknown_node(error):
+        return Lacking(f"ComfyUI does not know the node {node}; it needs an update.", detail, f"node {node}")
     for node_id, problems in (answer.get("node_errors") or {}).items():
         for problem in problems["errors"]:
             name = problem.get("extra_info", {}).get("input_name", "")
             if problem["type"] == "value_not_in_list" and name in MODEL_FOLDERS:
-                file = graph[node_id]["inputs"][name]
-                return Refused(f"ComfyUI lacks the model file {MODEL_FOLDERS[name]}/{file}.", detail)
+                file = f"{MODEL_FOLDERS[name]}/{graph[node_id]['inputs'][name]}"
+                return Lacking(f"ComfyUI lacks the model file {file}.", detail, file)
             return Refused(f"ComfyUI refused {name or 'an input'} of {problems['class_type']}.", detail)
     return Refused("ComfyUI refused the workflow.", detail)
+
+
+def _unknown_node(error: dict[str, Any]) -> str | None:
+    """Its class; since 0.12 the error has a type of its own."""
+    if error.get("type") == "missing_node_type":
+        return str((error.get("extra_info") or {}).get("class_type") or "of a custom pack")
+    match = re.search(r"node (\S+) does not exist", error.get("message", ""))
+    return match[1] if match else None

@@ -1,4 +1,9 @@
-"""Warm-up: two steps and five frames of each graph, so that the first job finds its models loaded."""
+"""Warm-up: two steps and five frames of a graph, so that the first job finds its models loaded.
+
+ComfyUI does not tell when it started. So a warm-up leaves its entry in ComfyUI's history, which lives in
+memory: as long as the entry is there, ComfyUI has not restarted, and is warm. ``chill`` takes the entries
+out when the models were unloaded.
+"""
 
 import io
 import time
@@ -8,17 +13,43 @@ from collections.abc import Iterator
 from PIL import Image
 
 from comfy import workflow
-from comfy.client import Comfy, ComfyError, Failed
+from comfy.client import Comfy, ComfyError, Failed, Rendered
 
 PATIENCE = 900.0  # seconds for one graph: models come from a disk that may be slow
 FOLDER = "wanapi/warm-up"
+NAMESPACE = uuid.UUID("6f9d3c1e-52a7-4b60-9a0e-1d6a6c3f7b11")  # of the prompt ids of warm-ups
+# Bytes of GPU memory that hold all experts and the text encoder at once. With less, what was warmed up last
+# is all that is loaded, and a second warm-up would push the first one out.
+HOLDS_ALL = 64 * 1024**3
 
 
 class NotWarm(ComfyError):
     """A graph did not run."""
 
 
-def warm_up(comfy: Comfy, preset: str) -> Iterator[tuple[str, float]]:
+def is_warm(comfy: Comfy, preset: str) -> bool:
+    """Whether this ComfyUI ran a warm-up of the preset since it started and since the last ``chill``."""
+    return any(isinstance(comfy.result(prompt_id(preset, kind), FOLDER), Rendered) for kind in workflow.KINDS)
+
+
+def chill(comfy: Comfy) -> None:
+    """After the models were unloaded."""
+    for pair in workflow.PAIRS:
+        comfy.forget(prompt_id(*pair.split("/")))
+
+
+def prompt_id(preset: str, kind: str) -> str:
+    return str(uuid.uuid5(NAMESPACE, f"{preset}/{kind}"))
+
+
+def kinds(comfy: Comfy, first: str) -> list[str]:
+    """What to warm up: the kind that is asked for first comes last, so that it is the one that is loaded. A
+    card that cannot hold all models is warmed up for this kind alone."""
+    others = [kind for kind in workflow.KINDS if kind != first]
+    return [*others, first] if comfy.memory() >= HOLDS_ALL else [first]
+
+
+def warm_up(comfy: Comfy, preset: str, kinds: list[str]) -> Iterator[tuple[str, float]]:
     """Yields each kind of job with the seconds that its warm-up took. Raises ComfyError.
 
     The prompts do not bear our mark, and wait their turn like anybody's.
@@ -27,15 +58,17 @@ def warm_up(comfy: Comfy, preset: str) -> Iterator[tuple[str, float]]:
     Image.new("RGB", (workflow.WIDTH, workflow.HEIGHT), "grey").save(png, "PNG")
     png.seek(0)
     image = comfy.upload_image(FOLDER, "input.png", png)
-    for kind in workflow.KINDS:
+    for kind in kinds:
         began = time.monotonic()
-        _run(comfy, workflow.warm_up(kind=kind, preset=preset, prefix=f"{FOLDER}/{kind}", image=image))
+        graph = workflow.warm_up(kind=kind, preset=preset, prefix=f"{FOLDER}/{kind}", image=image)
+        _run(comfy, prompt_id(preset, kind), graph)
         yield kind, time.monotonic() - began
 
 
-def _run(comfy: Comfy, graph: workflow.Graph) -> None:
-    prompt_id = str(uuid.uuid4())
-    comfy.submit(prompt_id, graph, mark=None)
+def _run(comfy: Comfy, prompt_id: str, graph: workflow.Graph) -> None:
+    if prompt_id not in comfy.queue():  # a predecessor's may run still
+        comfy.forget(prompt_id)
+        comfy.submit(prompt_id, graph, mark=None)
     deadline = time.monotonic() + PATIENCE
     while prompt_id in comfy.queue():
         if time.monotonic() > deadline:
@@ -43,6 +76,8 @@ def _run(comfy: Comfy, graph: workflow.Graph) -> None:
             raise NotWarm(f"ComfyUI did not finish a warm-up within {PATIENCE:.0f} s.")
         time.sleep(0.2)
     result = comfy.result(prompt_id, FOLDER)
-    comfy.forget(prompt_id)
+    if result is None:
+        raise NotWarm("ComfyUI lost the warm-up.")
     if isinstance(result, Failed):
+        comfy.forget(prompt_id)
         raise NotWarm(result.message, result.detail)

@@ -6,20 +6,23 @@ node ids that say what they are. A preset is one variant of them:
 * ``quality``: 20 steps, shift 8, cfg 3.5, high noise expert for steps 0-10
 * ``fast``: 4 steps with the lightx2v LoRAs, shift 5, cfg 1, high noise expert for steps 0-2
 
-All render 832x480, 81 frames at 16 frames per second, as H.264 in MP4.
+All render 832x480, 81 frames at 16 frames per second, as H.264 in MP4. ``SaveVideo`` is told the codec
+twice, as ``codec`` and as ``format.codec``: ComfyUI moved it, and ignores the name that it does not know.
 """
 
 import copy
 import functools
 import json
+import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 WIDTH, HEIGHT, FRAMES, FPS = 832, 480, 81, 16
 PRESETS = ("quality", "fast")
 KINDS = ("text-to-video", "image-to-video")
+PAIRS = tuple(f"{preset}/{kind}" for preset in PRESETS for kind in KINDS)  # what an engine can run, or not
 SAMPLERS = ("high_noise_sampler", "low_noise_sampler")
 
 # The input of a loader node that names a model file, and ComfyUI's folder for it.
@@ -55,8 +58,10 @@ def build(*, kind: str, preset: str, prompt: str, seed: int, prefix: str, image:
 
 
 def warm_up(*, kind: str, preset: str, prefix: str, image: str) -> Graph:
-    """The same graph with one step of each expert and five frames: it loads all that a job needs."""
-    graph = build(kind=kind, preset=preset, prompt="", seed=0, prefix=prefix, image=image)
+    """The same graph with one step of each expert and five frames: it loads all that a job needs. Text and
+    seed are new each time: ComfyUI would run no node again whose inputs it has seen, and load nothing."""
+    seed = secrets.randbelow(2**48)
+    graph = build(kind=kind, preset=preset, prompt=f"warm-up {seed}", seed=seed, prefix=prefix, image=image)
     for step, name in enumerate(SAMPLERS):
         graph[name]["inputs"] |= {"steps": 2, "start_at_step": step, "end_at_step": step + 1}
     for node in graph.values():
@@ -70,17 +75,22 @@ def escape(prompt: str) -> str:
     return prompt.replace("(", r"\(").replace(")", r"\)")
 
 
-def model_files(preset: str) -> list[tuple[str, str]]:
-    """Every model file that the preset needs, as sorted (folder, file name)."""
+def model_files(preset: str, kinds: Iterable[str] = KINDS) -> list[tuple[str, str]]:
+    """Every model file that the preset needs for these kinds, as sorted (folder, file name)."""
     return sorted(
         {
             (MODEL_FOLDERS[name], value)
-            for kind in KINDS
+            for kind in kinds
             for node in _template(kind, preset).values()
             for name, value in node["inputs"].items()
             if name in MODEL_FOLDERS
         }
     )
+
+
+def node_classes(preset: str, kinds: Iterable[str] = KINDS) -> list[str]:
+    """The classes of all nodes of these graphs, sorted."""
+    return sorted({node["class_type"] for kind in kinds for node in _template(kind, preset).values()})
 
 
 def progress(kind: str, preset: str, nodes: Mapping[str, Mapping[str, Any]]) -> int:

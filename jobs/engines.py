@@ -16,15 +16,25 @@ def seconds(count: float) -> Value:
 
 
 BATCH = 5000  # rows
+DISK_FULL = "The GPU server's disk is full."
+MUST_RESTART = "must be restarted."  # how the troubles end that COMFYUI_RESTART_COMMAND is for
 
 
 class EngineQuerySet(models.QuerySet["Engine"]):
     def held_by(self, worker: str) -> "EngineQuerySet":
         return self.filter(worker=worker, lease_until__gt=Now())
 
+    def answering(self) -> "EngineQuerySet":
+        """Engines that said within 30 s that their ComfyUI answers, and can work."""
+        return self.filter(seen_at__gt=Now() - seconds(30), ready=True)
+
     def loaded(self) -> "EngineQuerySet":
-        """Engines that said within 30 s that their ComfyUI answers and lacks no model file."""
-        return self.filter(seen_at__gt=Now() - seconds(30), ready=True, lacks=[])
+        """Of these, those that lack nothing for any kind of job."""
+        return self.answering().filter(lacks=[])
+
+    def runnable(self) -> set[str]:
+        """The pairs of preset and kind that some engine can run now."""
+        return {pair for runs in self.answering().values_list("runs", flat=True) for pair in runs}
 
     def silent(self) -> "EngineQuerySet":
         """Engines without a sign of life for ENGINE_GRACE seconds."""
@@ -70,7 +80,8 @@ class Engine(models.Model):
     lease_until = models.DateTimeField(null=True, blank=True)
     seen_at = models.DateTimeField("last answer", null=True, blank=True)
     ready = models.BooleanField("answers", default=False)
-    lacks = models.JSONField("missing model files", default=list, blank=True)
+    runs = models.JSONField("can run", default=list, db_default=Value([], models.JSONField()), blank=True)
+    lacks = models.JSONField("missing files and nodes", default=list, blank=True)
     version = models.CharField(max_length=255, blank=True, default="")
     trouble = models.CharField(max_length=255, blank=True, default="")
     stuck = models.JSONField("stuck prompts", default=list, blank=True)
@@ -99,23 +110,33 @@ class Engine(models.Model):
             return "ComfyUI does not answer, or is warming up"
         return "model files missing" if self.lacks else "ready"
 
-    def report(self, *, version: str, lacks: list[str]) -> None:
-        """Its ComfyUI answered just now."""
+    def report(self, *, version: str, runs: list[str], lacks: list[str]) -> None:
+        """Its ComfyUI answered just now, and can run these pairs of preset and kind."""
         Engine.objects.filter(pk=self.pk, worker=self.worker).update(
-            seen_at=Now(), ready=True, version=version, lacks=lacks, trouble="", stuck=[]
+            seen_at=Now(), ready=True, version=version, runs=runs, lacks=lacks, trouble="", stuck=[]
         )
         self.ready = True
+
+    def report_lacking(self, pair: str, what: str) -> None:
+        """A file or node that this pair needs vanished since the last look."""
+        self.runs = [other for other in self.runs if other != pair]
+        lacks = sorted({*self.lacks, what})
+        Engine.objects.filter(pk=self.pk, worker=self.worker).update(runs=self.runs, lacks=lacks)
 
     def report_unreachable(self) -> None:
         Engine.objects.filter(pk=self.pk, worker=self.worker).update(ready=False)
         self.ready = False
 
-    def report_sick(self, trouble: str, stuck: Iterable[str]) -> None:
+    @property
+    def must_restart(self) -> bool:
+        return self.trouble.endswith(MUST_RESTART)
+
+    def report_sick(self, trouble: str, stuck: Iterable[str] = ()) -> None:
         """Its ComfyUI answers and cannot work: for a reason, and with these prompts to show it."""
         Engine.objects.filter(pk=self.pk, worker=self.worker).update(
-            ready=False, trouble=trouble, stuck=sorted(stuck)
+            ready=False, trouble=trouble[:255], stuck=sorted(stuck)
         )
-        self.ready = False
+        self.ready, self.trouble = False, trouble
 
     def release(self) -> None:
         """Gives the engine back at once rather than when its lease runs out."""

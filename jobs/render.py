@@ -3,20 +3,34 @@
 import io
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
 from django.conf import settings
 from django.db import connection
 
-from comfy import workflow
-from comfy.client import Comfy, Failed, FileGone, Queue, Refused, Rendered, Unreachable
+from comfy import warmup, workflow
+from comfy.client import (
+    Comfy,
+    ComfyError,
+    Denied,
+    Failed,
+    FileGone,
+    Lacking,
+    Queue,
+    Refused,
+    Rendered,
+    Unfit,
+    Unreachable,
+)
 from comfy.listener import Listener
 from jobs import storage, video
-from jobs.engines import Engine
-from jobs.models import FINAL, ClaimLost, Job
-from jobs.worker import DATABASE_AWAY, WORKER, Heartbeat, fetched, remove_files, stopping
+from jobs.denials import Denials, Step
+from jobs.engines import DISK_FULL, MUST_RESTART, Engine
+from jobs.models import FINAL, ClaimLost, Event, Job
+from jobs.worker import WORKER, Heartbeat, fetched, remove_files, stopping
+from wanapi.postgres import AWAY
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +38,13 @@ POLL = 1.0  # seconds between two looks at ComfyUI, unless its socket calls earl
 IMAGE_PAUSE = 10.0  # seconds for which only text jobs are claimed when S3 does not give an image
 AT_ONCE = 2  # prompts of ours in ComfyUI: one runs, one waits behind it
 
+denials = Denials()  # of this process' engine
+
 
 def render() -> None:
     """Renders queued jobs on the engine that this cluster holds, until none is left."""
     engine = Engine.objects.held_by(WORKER).first()
-    if engine is None or not Job.objects.to_render().exists():
+    if engine is None or not Job.objects.waiting_for(engine).exists():
         return  # a standby, or a wake-up whose job was taken by the task before
     with Comfy(engine.url) as comfy, Listener(engine.url) as listener, Heartbeat() as heartbeat:
         Renderer(engine, comfy, listener, heartbeat).run()
@@ -37,7 +53,7 @@ def render() -> None:
 class Sick(Exception):
     """ComfyUI answers and cannot work. ``stuck``: the prompts of ours that show it."""
 
-    def __init__(self, message: str, stuck: set[str]):
+    def __init__(self, message: str, stuck: Iterable[str] = ()):
         super().__init__(message)
         self.stuck = stuck
 
@@ -81,10 +97,14 @@ class Renderer:
         self.stuck_since = 0.0
 
     def run(self) -> None:
+        why = "The worker was told to stop."
         while not stopping.is_set():
             try:
-                if not Engine.objects.held_by(WORKER).filter(pk=self.engine.pk).exists():
-                    break  # lost to another worker: what is in ComfyUI is its business now
+                engine = Engine.objects.held_by(WORKER).filter(pk=self.engine.pk).first()
+                if engine is None:
+                    why = "Another worker holds this engine now."  # and what is in its ComfyUI
+                    break
+                self.engine = engine  # with what it can run, by its last look
                 self._let_go()
                 self._claim()
                 idle = not self.renders
@@ -92,9 +112,13 @@ class Renderer:
                 if idle and not strays:
                     return
                 self.unreachable_since = None
-            except DATABASE_AWAY as error:
+            except AWAY as error:
                 logger.warning("the database is away, trying again: %s", error)
                 connection.close()
+            except Unfit as error:
+                logger.warning("engine %s: %s", self.engine.name, error.detail)
+                self._give_up_sick(Sick(error.message))
+                return
             except Unreachable as error:
                 if self._given_up(error):
                     return
@@ -103,7 +127,7 @@ class Renderer:
                 return
             self.listener.changed.wait(POLL)
             self.listener.changed.clear()
-        self._hand_back()
+        self._hand_back(why)
 
     def _let_go(self) -> None:
         """Of jobs that were cancelled, or taken over while Postgres was away."""
@@ -141,7 +165,7 @@ class Renderer:
                     self._post(render)
             except ClaimLost:
                 pass  # _let_go() sees to it
-            except (Sick, Unreachable, *DATABASE_AWAY):
+            except (Sick, Unreachable, *AWAY):
                 raise
             except Exception:  # a fault of ours with this job must not cost the other one
                 logger.exception(
@@ -173,7 +197,7 @@ class Renderer:
             what = (
                 "does not let go of an interrupted prompt" if queue.running else "runs nothing of its queue"
             )
-            raise Sick(f"ComfyUI {what}; it must be restarted.", stuck)
+            raise Sick(f"ComfyUI {what}; it {MUST_RESTART}", stuck)
 
     def _advance(self, render: Render, queue: Queue) -> None:
         if render.prompt_id in queue.running:
@@ -183,23 +207,57 @@ class Renderer:
 
     def _post(self, render: Render) -> None:
         job = render.job
-        image = ""
-        if job.kind == Job.Kind.IMAGE_TO_VIDEO:
-            try:
-                png = io.BytesIO(storage.get_input(job.input_key))
-            except storage.StorageError as error:
-                self._without_image(render, error)
-                return
-            image = self.comfy.upload_image(render.folder, "input.png", png)
-        graph = job.begin(self.engine, partial(self._graph, image=image))
-        render.posted = True  # or perhaps not, if the next call fails: then the next round finds out
         try:
-            self.comfy.submit(render.prompt_id, graph, mark=str(self.engine.pk))
-        except Refused as error:
+            self._submit(render, self._image(render))
+        except storage.StorageError as error:
+            self._without_image(render, error)
+        except Lacking as error:  # it was there at the last look
             logger.error("job %s: %s", job.pk, error.message, extra=job.about)
-            job.failed(error.message, reason="refused", detail=error.detail)
-            self._drop(render)
-            remove_files(job)
+            self.engine.report_lacking(f"{job.preset}/{job.kind}", error.what)
+            self._not_taken(render, error, lasting=True)
+        except Refused as error:
+            self._refused(render, error)
+        except Unfit:
+            raise
+        except (Denied, Unreachable) as error:
+            self._not_taken(render, error, lasting=isinstance(error, Denied) and error.lasting)
+
+    def _image(self, render: Render) -> str:
+        """Its start image's path in ComfyUI; nothing for a text job."""
+        if render.job.kind != Job.Kind.IMAGE_TO_VIDEO:
+            return ""
+        png = io.BytesIO(storage.get_image(render.job.input_key))
+        path = self.comfy.upload_image(render.folder, "input.png", png)
+        denials.passed("image", render.job.pk)
+        return path
+
+    def _submit(self, render: Render, image: str) -> None:
+        graph = render.job.begin(self.engine, partial(self._graph, image=image))
+        render.posted = True  # or perhaps not, if the next call fails: then the next round finds out
+        self.comfy.submit(render.prompt_id, graph, mark=str(self.engine.pk))
+        denials.passed("prompt", render.job.pk)
+
+    def _refused(self, render: Render, error: ComfyError) -> None:
+        job = render.job
+        logger.error("job %s: %s", job.pk, error.message, extra=job.about)
+        job.failed(error.message, reason="refused", detail=error.detail)
+        self._drop(render)
+        remove_files(job)
+
+    def _not_taken(self, render: Render, error: ComfyError, *, lasting: bool) -> None:
+        """One request of this job was not taken, and the answer does not tell whether the job or ComfyUI is
+        the reason (``jobs/denials.py``). The others go on. A prompt that may be in ComfyUI all the same is
+        looked for there next time."""
+        step: Step = "prompt" if render.posted else "image"
+        verdict = denials.denied(step, render.job.pk, lasting=lasting)
+        if verdict == "job":
+            self._refused(render, error)
+            return
+        logger.warning("job %s: set aside: %s", render.job.pk, error.message, extra=render.job.about)
+        render.job.snooze(str(error), anew=lasting)
+        self._drop(render)
+        if verdict == "server":
+            raise Sick(error.message)
 
     @staticmethod
     def _graph(job: Job, image: str) -> workflow.Graph:
@@ -218,7 +276,7 @@ class Renderer:
             sentence = "The reference image is no longer in the storage."
             render.job.failed(sentence, reason="image", detail=str(error))
         else:
-            render.job.hand_back()
+            render.job.snooze(f"Its image could not be read: {error}", anew=False)
             Renderer.images_after = time.monotonic() + IMAGE_PAUSE
         self._drop(render)
 
@@ -227,6 +285,7 @@ class Renderer:
         job, now = render.job, time.monotonic()
         if render.running_since is None:
             job.started()
+            denials.ran()
             render.running_since = render.moved_at = now
         nodes = self.listener.nodes(render.prompt_id)
         if nodes != render.nodes:
@@ -250,22 +309,28 @@ class Renderer:
 
     def _conclude(self, render: Render) -> None:
         """It left the queue: the history tells how, else the file does."""
-        job = render.job
+        job, sick = render.job, None
         result = self.comfy.result(render.prompt_id, render.folder)
         if result is None:
             result = self._left_behind(render)
         if isinstance(result, Rendered):
             job.rendered(result.filename)
         elif isinstance(result, Failed):
-            self._failed(render, result)
+            sick = self._failed(render, result)
         elif job.started_at or self.listener.nodes(render.prompt_id):
             logger.error("job %s: ComfyUI lost its prompt while it ran", job.pk, extra=job.about)
             job.lost_render("ComfyUI lost the prompt while it ran.")
         else:
             logger.warning("job %s: ComfyUI does not have its prompt", job.pk, extra=job.about)
-            job.lost_prompt("ComfyUI does not have the prompt any more.")
+            job.snooze("ComfyUI does not have the prompt any more.", kind=Event.Kind.PROMPT_LOST)
+            if denials.vanished():
+                sick = Sick(
+                    "ComfyUI loses prompts before it runs them: does it restart, or is its queue cleared?"
+                )
         self._drop(render)
         self._forget(render.prompt_id, job)
+        if sick:
+            raise sick
 
     def _left_behind(self, render: Render) -> Rendered | None:
         """After a restart of ComfyUI its memory is gone, but a finished file is still there: finished if it
@@ -281,21 +346,27 @@ class Renderer:
             return None
         return Rendered(filename)
 
-    def _failed(self, render: Render, result: Failed) -> None:
+    def _failed(self, render: Render, result: Failed) -> Sick | None:
+        """What that means for the job, and for ComfyUI."""
         job, detail = render.job, f"{result.message}\n{result.detail}"
         # The detail may hold the client's text, which stays out of the log.
         logger.error("job %s: %s", job.pk, result.message, extra=job.about)
         if result.reason == "out_of_memory":
             self.comfy.free()
+            warmup.chill(self.comfy)
             job.ran_out_of_memory(detail)
+        elif result.reason == "gpu":
+            job.lost_render(detail)
+            return Sick(f"The GPU failed, which ends all work of a process on it: ComfyUI {MUST_RESTART}")
         elif result.reason == "no_space":
-            job.lost_prompt(detail)  # not its fault: nothing is counted
+            job.snooze(detail, kind=Event.Kind.DISK_FULL)  # not its fault: nothing is counted
             remove_files(job)  # the part of a file that was written keeps the disk full
-            raise Sick("The GPU server's disk is full.", set())
+            return Sick(DISK_FULL)
         elif result.reason == "interrupted":
             job.lost_render(detail)
         else:
             job.failed(result.message, reason="node", detail=detail)
+        return None
 
     def _forget(self, prompt_id: str, job: Job) -> None:
         """Best effort: what is left in ComfyUI of a prompt that ended."""
@@ -319,14 +390,14 @@ class Renderer:
         if now - self.unreachable_since < settings.JOB_LEASE:
             return False
         self._report(self.engine.report_unreachable)
-        self._hand_back()
+        self._hand_back(error.message)
         return True
 
     def _report(self, report: Callable[[], None]) -> None:
         """The tick reports as well; a database that is away must not keep us from handing back."""
         try:
             report()
-        except DATABASE_AWAY as problem:
+        except AWAY as problem:
             logger.warning("engine %s: %s", self.engine.name, problem)
             connection.close()
 
@@ -335,13 +406,13 @@ class Renderer:
         that they have gone is how the tick can tell."""
         logger.error("engine %s: %s", self.engine.name, error)
         self._report(partial(self.engine.report_sick, str(error), error.stuck))
-        self._hand_back()
+        self._hand_back(str(error))
 
-    def _hand_back(self) -> None:
+    def _hand_back(self, why: str) -> None:
         """Leaves the prompts in ComfyUI: whoever comes next adopts them."""
         for render in list(self.renders):
             try:
-                render.job.hand_back()
-            except (ClaimLost, *DATABASE_AWAY) as error:
+                render.job.hand_back(why)
+            except (ClaimLost, *AWAY) as error:
                 logger.warning("job %s: not handed back: %s", render.job.pk, error, extra=render.job.about)
             self._drop(render)

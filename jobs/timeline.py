@@ -66,6 +66,7 @@ class Event(models.Model):
         LOST = "lost", "render lost"
         OUT_OF_MEMORY = "out_of_memory", "out of memory"
         PROMPT_LOST = "prompt_lost", "prompt lost"
+        DISK_FULL = "disk_full", "GPU server's disk full"
         HANDED_BACK = "handed_back", "handed back"
         LAPSED = "lapsed", "lease ran out"
         CANCELLED = "cancelled"
@@ -82,6 +83,9 @@ class Event(models.Model):
     graph = models.JSONField(null=True)  # as it was posted to ComfyUI
 
     objects = EventQuerySet.as_manager()
+
+    class Meta:
+        indexes = [models.Index(fields=["at"], name="event_failed", condition=models.Q(kind="failed"))]
 
     def __str__(self) -> str:
         return self.get_kind_display()

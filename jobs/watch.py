@@ -12,10 +12,10 @@ from functools import partial
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
-from comfy import warmup, workflow
-from comfy.client import Comfy, ComfyError, Unreachable
+from comfy import abilities, warmup, workflow
+from comfy.client import Comfy, ComfyError, Unfit, Unreachable
 from jobs import metrics, worker
-from jobs.engines import Engine
+from jobs.engines import DISK_FULL, Engine
 from jobs.models import Job
 
 logger = logging.getLogger(__name__)
@@ -26,11 +26,41 @@ LOOK_TIMEOUT = 2.0  # for each of its requests, so that all together stay within
 
 
 def is_well_again(comfy: Comfy, engine: Engine) -> bool:
-    """The prompts that were stuck have gone, by a restart; or there is room on its disk again."""
+    """The prompts that were stuck have gone, by a restart; there is room on its disk again; a prompt gets
+    through to it. What else it may have been the next job will tell."""
     if engine.stuck:
         queue = comfy.queue()
         return not any(prompt_id in queue for prompt_id in engine.stuck)
-    return comfy.has_space()
+    if engine.trouble == DISK_FULL:
+        return comfy.has_space()
+    comfy.check_prompts()
+    return True
+
+
+class Relapses:
+    """How long an engine that fell sick rests before it is tried again: nothing the first time, then a time
+    that doubles, until it was well for TRUST seconds. Each try costs a job some time."""
+
+    LONGEST, TRUST = 300.0, 900.0  # seconds
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._until = 0.0
+        self._sick = False
+
+    def sick(self) -> None:
+        if not self._sick:
+            now = time.monotonic()
+            self._count = self._count + 1 if now - self._until < self.TRUST else 1
+            self._until = now + min(2.0 ** (self._count - 1) - 1, self.LONGEST)
+        self._sick = True
+
+    def well(self) -> None:
+        self._sick = False
+
+    @property
+    def rests(self) -> bool:
+        return time.monotonic() < self._until
 
 
 class EngineWatch:
@@ -43,7 +73,9 @@ class EngineWatch:
         self.engine: Engine | None = None
         self._told = False  # that it stands by
         self._counted_at = time.monotonic()
-        self._warm: threading.Thread | None = None
+        self._missing_nodes: list[str] | None = None  # not asked again while it answers
+        self._warm: threading.Thread | None = None  # the warm-up, or None if there was none yet
+        self._relapses = Relapses()
         self._look_at = 0.0
         self._pause = TICK
         self._restart_at = 0.0
@@ -72,48 +104,76 @@ class EngineWatch:
         if engine.job_set.filter(status=Job.Status.PROCESSING, rendered_at=None).exists():
             doing = "busy"
         else:
-            doing = "starved" if Job.objects.to_render().exists() else "idle"
+            doing = "starved" if Job.objects.waiting_for(engine).exists() else "idle"
         metrics.add({(f"gpu_{doing}_seconds", engine.name): passed})
 
     def _look(self, engine: Engine) -> None:
+        well = False
         try:
             with Comfy(engine.url, read_timeout=LOOK_TIMEOUT) as comfy:
-                lacks = comfy.missing(workflow.model_files(settings.WORKFLOW_PRESET))
-                version = comfy.version()
-                well = not engine.trouble or is_well_again(comfy, engine)
+                well = self._is_fit(comfy, engine)
+        except Unfit as error:
+            self._away(engine, error)
+            engine.report_sick(error.message)
         except Unreachable as error:
-            if engine.ready or self._pause == TICK:
-                logger.warning("engine %s: %s %s", engine.name, error.message, error.detail)
+            self._away(engine, error)
             engine.report_unreachable()
-            well, self._warm = False, None
-        if well and not self._is_warm(engine, lacks):
-            well = False
         if well:
-            if lacks != engine.lacks:
-                names = ", ".join(lacks) or "none any more"
-                logger.warning("engine %s: missing model files: %s", engine.name, names)
-            engine.report(version=version, lacks=lacks)
             self._pause, self._look_at = TICK, time.monotonic() + LOOK
         else:
             self._pause = min(self._pause * 1.5, self.LONGEST_PAUSE)
             self._look_at = time.monotonic() + self._pause
-            if engine.trouble:
+            if engine.must_restart:
                 self._restart(engine)
 
-    def _is_warm(self, engine: Engine, lacks: list[str]) -> bool:
-        """Warms a ComfyUI up that was not seen before, or was away; meanwhile it is not ready."""
-        if self._warm is None and settings.WARM_UP and not lacks:
-            self._warm = threading.Thread(target=self._warm_up, args=(engine,), name="warm-up", daemon=True)
+    def _is_fit(self, comfy: Comfy, engine: Engine) -> bool:
+        """Whether it may be given jobs. Then its row says which it can run, too."""
+        if self._missing_nodes is None:
+            comfy.check_prompts()
+            self._missing_nodes = comfy.missing_nodes(abilities.NODES)
+        missing = [*comfy.missing(abilities.FILES), *(f"node {name}" for name in self._missing_nodes)]
+        runs, lacks = abilities.runs(missing), abilities.lacks(missing, settings.WORKFLOW_PRESET)
+        version = comfy.version()
+        if engine.trouble:
+            self._relapses.sick()
+            if self._relapses.rests or not is_well_again(comfy, engine):
+                return False
+        self._relapses.well()
+        if not self._is_warm(comfy, engine, runs):
+            return False
+        if lacks != engine.lacks:
+            names = ", ".join(lacks) or "nothing any more"
+            logger.warning("engine %s: ComfyUI lacks: %s", engine.name, names)
+        engine.report(version=version, runs=runs, lacks=lacks)
+        return True
+
+    def _away(self, engine: Engine, error: Unreachable) -> None:
+        if engine.ready or self._pause == TICK:
+            logger.warning("engine %s: %s %s", engine.name, error.message, error.detail)
+        self._missing_nodes = self._warm = None
+
+    def _is_warm(self, comfy: Comfy, engine: Engine, runs: list[str]) -> bool:
+        """Warms a ComfyUI up that was not seen before, or was away, unless it is warm: it has a render of our
+        predecessor, or was warmed up since it started. Meanwhile it is not ready."""
+        preset = settings.WORKFLOW_PRESET
+        kinds = [kind for kind in workflow.KINDS if f"{preset}/{kind}" in runs]
+        if self._warm is None and not engine.ready and settings.WARM_UP and kinds:
+            if comfy.queue().marked(str(engine.pk)) or warmup.is_warm(comfy, preset):
+                return True
+            waiting = Job.objects.to_render().filter(preset=preset, kind__in=kinds).in_order().first()
+            order = warmup.kinds(comfy, first=waiting.kind if waiting else kinds[0])
+            kinds = [kind for kind in order if kind in kinds]
+            self._warm = threading.Thread(
+                target=self._warm_up, args=(engine, kinds), name="warm-up", daemon=True
+            )
             self._warm.start()
         return self._warm is None or not self._warm.is_alive()
 
-    def _warm_up(self, engine: Engine) -> None:
+    def _warm_up(self, engine: Engine, kinds: list[str]) -> None:
         """A failure is for the log: the first job would tell more, and may work all the same."""
         try:
             with Comfy(engine.url) as comfy:
-                if comfy.queue().marked(str(engine.pk)):
-                    return  # renders of our predecessor: it is warm
-                for kind, seconds in warmup.warm_up(comfy, settings.WORKFLOW_PRESET):
+                for kind, seconds in warmup.warm_up(comfy, settings.WORKFLOW_PRESET, kinds):
                     logger.info("engine %s: warmed up for %s in %.0f s", engine.name, kind, seconds)
         except ComfyError as error:
             logger.warning("engine %s: not warmed up: %s %s", engine.name, error.message, error.detail)

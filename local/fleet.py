@@ -24,6 +24,7 @@ from django.db import OperationalError, connection  # noqa: E402
 from django.db.models.functions import Now  # noqa: E402
 from django_q.models import OrmQ  # noqa: E402
 
+from comfy.workflow import PAIRS  # noqa: E402
 from jobs import metrics  # noqa: E402
 from jobs.models import ApiKey, Engine, Event, Job, Served  # noqa: E402
 from local.parts import ROOT  # noqa: E402
@@ -85,7 +86,7 @@ def play(number: int) -> None:
 
 def held(name: str) -> Engine:
     engine = Engine.objects.hold(name=name, url="http://-", worker=name) or sys.exit("an engine was lost")
-    engine.report(version="-", lacks=[])
+    engine.report(version="-", runs=list(PAIRS), lacks=[])
     return engine
 
 

@@ -20,6 +20,7 @@ from django.db.models.functions import Now
 from PIL import Image
 
 from comfy import workflow
+from jobs.denials import Denials
 from jobs.engines import Engine
 from jobs.models import FINAL, Job
 from jobs.render import render
@@ -83,7 +84,7 @@ def engine(db: None) -> Engine:
     """The simulator's engine, held by this process and ready."""
     held = Engine.objects.hold(name="sim", url=parts.SIMULATOR_URL, worker=WORKER)
     assert held
-    held.report(version="test", lacks=[])
+    held.report(version="test", runs=list(workflow.PAIRS), lacks=[])
     held.refresh_from_db()
     return held
 
@@ -117,6 +118,7 @@ def simulator() -> Iterator[Simulator]:
 def quick(simulator: Simulator, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker in this process: it polls often, and cleans up in the simulator's folders."""
     monkeypatch.setattr("jobs.render.POLL", 0.05)
+    monkeypatch.setattr("jobs.render.denials", Denials())
     monkeypatch.setattr("jobs.publish.STORAGE_PAUSE", 0)
     settings.COMFYUI_OUTPUT_DIR = str(COMFYUI / "output")
     settings.COMFYUI_INPUT_DIR = str(COMFYUI / "input")

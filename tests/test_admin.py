@@ -10,6 +10,7 @@ import requests
 from django.core.cache import cache
 from django.db.models.functions import Now
 
+from comfy.workflow import PAIRS
 from jobs.engines import Engine, seconds
 from jobs.models import Job
 from tests import parts
@@ -359,7 +360,7 @@ def test_nothing_that_others_wrote_becomes_html(admin, path):
 
 
 def test_what_comfyui_reports_becomes_no_html(admin, engine):
-    engine.report(version=EVIL, lacks=[EVIL])
+    engine.report(version=EVIL, runs=PAIRS, lacks=[EVIL])
 
     assert EVIL not in page(admin, ENGINES)
 

@@ -8,6 +8,7 @@ import pytest
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
+from comfy.workflow import PAIRS
 from jobs.engines import Engine, seconds
 from jobs.views import HealthView
 from tests.conftest import make_job
@@ -56,7 +57,7 @@ class TestModelLoaded:
         assert health(client)["model_loaded"] is True
 
     def test_not_when_a_model_file_is_missing(self, client, engine):
-        engine.report(version="test", lacks=["umt5_xxl_fp8_e4m3fn_scaled.safetensors"])
+        engine.report(version="test", runs=PAIRS, lacks=["umt5_xxl_fp8_e4m3fn_scaled.safetensors"])
 
         assert health(client)["model_loaded"] is False
 

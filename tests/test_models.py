@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import OrmQ
 
+from comfy.workflow import PAIRS
 from jobs.engines import Engine, seconds
 from jobs.models import MAX_LAPSES, ClaimLost, Job, wake_if_idle
 from jobs.worker import WORKER
@@ -148,9 +149,9 @@ class TestFence:
             lambda: stale.completed(size=1, frames=1, sha256="0"),
             lambda: stale.failed("x", reason="other"),
             stale.lost_render,
-            stale.lost_prompt,
+            lambda: stale.snooze("because"),
             stale.ran_out_of_memory,
-            stale.hand_back,
+            lambda: stale.hand_back("because"),
             stale.publish_later,
         ]
         for write in writes:
@@ -254,7 +255,7 @@ class TestReturned:
     def test_handing_back_counts_nothing(self, engine):
         job = claimed(engine)
 
-        job.hand_back()
+        job.hand_back("because")
 
         assert (job.status, job.attempt, job.lapses, job.lease_until) == ("queued", 0, 0, None)
 
@@ -299,7 +300,7 @@ class TestEngine:
         Engine.objects.update(lease_until=Now() - seconds(1))
 
         taken = Engine.objects.hold(name="sim", url="http://x", worker="another")
-        taken.report(version="", lacks=[])
+        taken.report(version="", runs=PAIRS, lacks=[])
 
         assert Job.objects.claim_render(taken) == job
 

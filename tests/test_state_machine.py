@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from comfy.workflow import PAIRS
 from jobs.engines import Engine, seconds
 from jobs.models import FINAL, ClaimLost, Job
 from tests.conftest import FULL, make_job, no_graph
@@ -152,7 +153,7 @@ class Jobs(RuleBasedStateMachine):
         engine = Engine.objects.hold(name=name, url="http://gpu", worker=worker)
         if engine:
             assert engine.worker == worker
-            engine.report(version="", lacks=[])
+            engine.report(version="", runs=PAIRS, lacks=[])
             self.drop(set() if mine else theirs)
 
     @rule(name=engines)
@@ -212,11 +213,11 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(job=renders)
     def handed_back(self, job):
-        self.write(job, "hand_back", releases=True)
+        self.write(job, "hand_back", "because", releases=True)
 
     @rule(job=renders)
     def lost_prompt(self, job):
-        self.write(job, "lost_prompt", releases=True)
+        self.write(job, "snooze", "because", releases=True)
 
     @rule(job=renders)
     def ran_out_of_memory(self, job):
@@ -279,7 +280,7 @@ class Jobs(RuleBasedStateMachine):
         Job.objects.exclude(not_before=None).update(not_before=PAST)
         for name in ENGINES:
             engine = Engine.objects.hold(name=name, url="http://gpu", worker=name)
-            engine.report(version="", lacks=[])
+            engine.report(version="", runs=PAIRS, lacks=[])
             while job := Job.objects.claim_render(engine):
                 job.begin(engine, no_graph)
                 job.started()
@@ -315,7 +316,7 @@ def test_any_order_of_events(figure):
 def held_job(stage):
     """A job in the hands of worker 1."""
     engine = Engine.objects.hold(name="gpu", url="http://gpu", worker="worker 1")
-    engine.report(version="", lacks=[])
+    engine.report(version="", runs=PAIRS, lacks=[])
     make_job()
     job = Job.objects.claim_render(engine)
     job.begin(engine, no_graph)
@@ -347,7 +348,7 @@ WRITES = {
         lambda job: job.advanced(50),
         lambda job: job.rendered("x.mp4"),
         lambda job: job.lost_render(),
-        lambda job: job.hand_back(),
+        lambda job: job.hand_back("because"),
         lambda job: job.failed("It failed.", reason="other"),
     ],
     "publish": [

@@ -4,14 +4,14 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from comfy import warmup
+from comfy import warmup, workflow
 from comfy.client import Comfy, ComfyError
 from jobs.management.arguments import add_comfyui
 from jobs.worker import remove_folder
 
 
 class Command(BaseCommand):
-    help = "Runs each graph once in the ComfyUI of COMFYUI_URL, two steps of it."
+    help = "Runs two steps of each graph in ComfyUI; of one alone, if its GPU cannot hold all models."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -20,7 +20,7 @@ class Command(BaseCommand):
     def handle(self, *, url: str, preset: str, **options: Any) -> None:
         try:
             with Comfy(url) as comfy:
-                for kind, seconds in warmup.warm_up(comfy, preset):
+                for kind, seconds in warmup.warm_up(comfy, preset, warmup.kinds(comfy, workflow.KINDS[0])):
                     self.stdout.write(f"{kind}: {seconds:.1f} s")
         except ComfyError as error:
             raise CommandError(f"{url}: {error.message} {error.detail}".strip()) from error

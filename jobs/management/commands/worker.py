@@ -148,5 +148,5 @@ def run_tick(cluster: str, stop: threading.Event, watch: EngineWatch | None) -> 
 def work_waits(watch: EngineWatch | None) -> bool:
     if watch is None:
         return Job.objects.to_publish().exists()
-    ready = watch.engine is not None and watch.engine.ready
-    return ready and Job.objects.to_render().exists()
+    engine = watch.engine
+    return engine is not None and engine.ready and Job.objects.waiting_for(engine).exists()

@@ -1,0 +1,63 @@
+"""Whose fault is it that ComfyUI did not take a job's request: the job's, or the server's?
+
+A 403, a 500 or no answer at all does not tell. A firewall may dislike this one prompt, a proxy this one large
+image; or ComfyUI is in trouble for everybody. So such a job is set aside, uncounted, and the others go on:
+
+* if another job's same request passes, it is about the job, which fails when it is denied again;
+* if a second job is denied as well, or the same one again and again, it is about the server: it is sick.
+
+The same holds for prompts that vanish before they ran. Kept in memory: a new worker begins to ask anew.
+"""
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Literal
+
+PATIENCE = 4  # denials of one job, while no other job asks, until the server counts as sick
+TRANSIENT = 3  # denials of one job by answers that may be a moment's, although others pass, until it fails
+MAX_VANISHED = 3  # prompts in a row
+MEMORY = 600.0  # seconds
+
+Step = Literal["image", "prompt"]
+
+
+@dataclass
+class Doubt:
+    """What is known of one job's denied request."""
+
+    tries: int = 0
+    others_pass: bool = False
+    at: float = field(default_factory=time.monotonic)
+
+
+class Denials:
+    def __init__(self) -> None:
+        self._doubts: dict[tuple[Step, uuid.UUID], Doubt] = {}
+        self._vanished = 0
+
+    def denied(self, step: Step, job: uuid.UUID, *, lasting: bool) -> Literal["job", "server", "unknown"]:
+        """The verdict, with this denial."""
+        now = time.monotonic()
+        self._doubts = {key: doubt for key, doubt in self._doubts.items() if now - doubt.at < MEMORY}
+        doubt = self._doubts.setdefault((step, job), Doubt())
+        doubt.tries, doubt.at = doubt.tries + 1, now
+        if doubt.others_pass:
+            return "job" if lasting or doubt.tries >= TRANSIENT else "unknown"
+        open_doubts = [key for key, other in self._doubts.items() if key[0] == step and not other.others_pass]
+        return "server" if len(open_doubts) > 1 or doubt.tries >= PATIENCE else "unknown"
+
+    def passed(self, step: Step, job: uuid.UUID) -> None:
+        """This job's request was taken: what others were denied is about themselves."""
+        self._doubts.pop((step, job), None)
+        for (other_step, _), doubt in self._doubts.items():
+            if other_step == step and not doubt.others_pass:
+                doubt.others_pass, doubt.tries = True, 0
+
+    def vanished(self) -> bool:
+        """One more prompt is gone that never ran; whether these are too many in a row."""
+        self._vanished += 1
+        return self._vanished >= MAX_VANISHED
+
+    def ran(self) -> None:
+        self._vanished = 0

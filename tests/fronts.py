@@ -1,0 +1,69 @@
+"""A small reverse proxy in front of the simulator, which answers some requests itself: as logins, firewalls,
+and servers with limits do."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import requests
+
+Reply = tuple[int, str, bytes]  # status, content type (of a redirect: its target), body
+Rule = Callable[[str, str, bytes], Reply | None]  # method, path and body; None: passed on
+
+PAGE = b"<html><h1>Who are you?</h1></html>"
+
+
+class Front:
+    """``rule`` may be changed at any time. ``answered`` are the requests that were not passed on."""
+
+    def __init__(self, target: str):
+        self.target = target
+        self.rule: Rule = lambda method, path, body: None
+        self.answered: list[str] = []
+        self.url = ""
+
+
+@contextmanager
+def serving(target: str) -> Iterator[Front]:
+    front = Front(target)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"front": front}))
+    server.daemon_threads = True
+    front.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield front
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    front: Front
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        reply = self.front.rule(self.command, self.path, body)
+        if reply:
+            self.front.answered.append(f"{self.command} {self.path}")
+        status, kind, content = reply or self.passed_on(body)
+        self.send_response(status)
+        self.send_header("Location" if 300 <= status < 400 else "Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def passed_on(self, body: bytes) -> Reply:
+        kept = {name: self.headers[name] for name in ("Content-Type", "Range") if name in self.headers}
+        answer = requests.request(
+            self.command, self.front.target + self.path, data=body, headers=kept, timeout=30
+        )
+        return answer.status_code, answer.headers.get("Content-Type", "text/plain"), answer.content
+
+    do_GET = do_POST = handle_any
+
+    def log_message(self, *_: object) -> None:
+        pass
