@@ -2,7 +2,8 @@
 
 It is for demos and tests on machines without a GPU. It is not ComfyUI and runs no model: it knows the few
 node classes that a WAN 2.2 graph needs, waits as long as sampling would take, and draws a video that says
-SIMULATED in every frame. What a driver can see is meant to be as in ComfyUI 0.3.64, its oddities included.
+SIMULATED in every frame. What a driver can see is meant to be as in ComfyUI 0.3.64, its oddities included;
+with ``--like newer`` as in 0.33.0, where that differs.
 
 A prompt's way: `Server.post_prompt` checks and queues it, `Worker.work` (comfy/simulator_worker.py) runs its
 nodes and tells the sockets, and `Server.finish` writes the history entry. The routes under /simulator are its
@@ -37,7 +38,7 @@ from PIL import ImageFile
 from comfy.simulator_nodes import MODELS, error, node_table, object_info, validate_prompt
 from comfy.simulator_worker import Faults, Item, Run, Worker
 
-COMFYUI_VERSION = "0.3.64"
+VERSIONS = {"0.3.64": "0.3.64", "newer": "0.33.0"}
 LARGEST_BODY = 100 * 1024 * 1024
 LONGEST_HISTORY = 10000
 LONGEST_FREEZE = 600.0  # seconds
@@ -80,8 +81,11 @@ class Sockets:
 class Server:
     """All the state there is, and the routes."""
 
-    def __init__(self, directory: Path, models: dict[str, list[str]], seconds_per_step: float) -> None:
+    def __init__(
+        self, directory: Path, models: dict[str, list[str]], seconds_per_step: float, like: str = "0.3.64"
+    ) -> None:
         self.directory, self.models, self.seconds_per_step = directory, models, seconds_per_step
+        self.version, self.newer = VERSIONS[like], like == "newer"
         self.sockets = Sockets()
         self.faults = Faults()
         self.log_file = directory / "simulator.log"  # outlives us: it is the witness of kills, too
@@ -119,11 +123,16 @@ class Server:
             self.note("refused", None, body.get("extra_data"))
             return web.json_response({"error": reason, "node_errors": {}}, status=400)
         graph, prompt_id = body["prompt"], str(body.get("prompt_id", uuid.uuid4()))
+        if self.newer and not is_uuid(prompt_id):
+            reason = error("invalid_prompt_id", "prompt_id must be a valid UUID", "")
+            return web.json_response({"error": reason, "node_errors": {}}, status=400)
         extra_data = body.get("extra_data", {})
+        if self.newer:
+            extra_data["create_time"] = int(time.time() * 1000)
         if "client_id" in body:
             extra_data["client_id"] = body["client_id"]
         table, targets = node_table(self.models, self.images()), body.get("partial_execution_targets")
-        wrong, outputs, node_errors = validate_prompt(graph, table, self.path("input"), targets)
+        wrong, outputs, node_errors = validate_prompt(graph, table, self.path("input"), targets, self.newer)
         if wrong:
             self.note("refused", prompt_id, extra_data)
             return web.json_response({"error": wrong, "node_errors": node_errors}, status=400)
@@ -192,6 +201,16 @@ class Server:
         if not wanted or (self.running and self.running[1] == wanted):
             self.worker.interrupt.set()
         return web.Response()
+
+    async def post_cancel(self, request: web.Request) -> web.Response:
+        """Newer ones: pending or running, and nothing else."""
+        prompt_id = request.match_info["prompt_id"]
+        running = self.running is not None and self.running[1] == prompt_id
+        pending = any(item[1] == prompt_id for item in self.pending)
+        self.delete_pending(prompt_id)
+        if running:
+            self.worker.interrupt.set()
+        return web.json_response({"cancelled": running or pending})
 
     async def post_free(self, request: web.Request) -> web.Response:
         if (await request.json()).get("free_memory"):
@@ -324,6 +343,10 @@ class Server:
             return web.Response(status=404)
         return web.json_response(self.models[folder])
 
+    async def get_page(self, request: web.Request) -> web.Response:
+        """ComfyUI's own pages are not here. Being there for GET alone, they make an unknown POST a 405."""
+        return web.Response(status=404)
+
     async def get_features(self, request: web.Request) -> web.Response:
         return web.json_response(FEATURES)
 
@@ -334,7 +357,7 @@ class Server:
             "os": os.name,
             "ram_total": total,
             "ram_free": free,
-            "comfyui_version": COMFYUI_VERSION,
+            "comfyui_version": self.version,
             "required_frontend_version": "1.27.10",
             "installed_templates_version": None,
             "required_templates_version": "0.1.95",
@@ -379,7 +402,7 @@ class Server:
                 self.faults.dead_worker = False
                 self.worker.task.cancel()
                 self.forget()
-            case "out_of_memory" | "node_error":
+            case "out_of_memory" | "node_error" | "gpu_error":
                 setattr(self.faults, kind, count)
             case "disk_full":
                 self.faults.disk_full = 1
@@ -419,8 +442,11 @@ class Server:
     def application(self) -> web.Application:
         application = web.Application(client_max_size=LARGEST_BODY, middlewares=[self.freeze])
         application.add_routes(self.routes("") + self.routes("/api"))
+        if self.newer:
+            application.router.add_post("/api/jobs/{prompt_id}/cancel", self.post_cancel)
         application.router.add_get("/simulator/log", self.get_log)
         application.router.add_post("/simulator/faults", self.post_faults)
+        application.router.add_get("/{page:.*}", self.get_page)
         return application
 
     @web.middleware
@@ -439,6 +465,14 @@ def free_name(path: Path, content: bytes) -> Path:
     return candidate
 
 
+def is_uuid(text: str) -> bool:
+    """In its canonical form."""
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="comfy.simulator", description="Simulates ComfyUI: no model runs, a test card is drawn."
@@ -453,12 +487,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--missing", nargs="+", default=[], metavar="FILE", help="model files it does not have"
     )
+    parser.add_argument("--like", choices=list(VERSIONS), default="0.3.64", help="which ComfyUI to be like")
     return parser.parse_args()
 
 
 async def serve(options: argparse.Namespace, directory: Path) -> None:
     models = {folder: [f for f in files if f not in options.missing] for folder, files in MODELS.items()}
-    server = Server(directory, models, options.seconds_per_step)
+    server = Server(directory, models, options.seconds_per_step, options.like)
     runner = web.AppRunner(server.application(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, options.host, options.port).start()

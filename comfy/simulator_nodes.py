@@ -204,7 +204,11 @@ def error(kind: str, message: str, details: str = "") -> Reason:
 
 
 def validate_prompt(
-    graph: Graph, table: dict[str, NodeClass], input_folder: Path, targets: list[str] | None
+    graph: Graph,
+    table: dict[str, NodeClass],
+    input_folder: Path,
+    targets: list[str] | None,
+    newer: bool = False,
 ) -> tuple[Reason | None, list[str], dict[str, Any]]:
     """The error (None if at least one output node is valid), the valid output nodes, the node errors.
 
@@ -217,6 +221,10 @@ def validate_prompt(
             message = "Cannot execute because a node is missing the class_type property."
             return error("invalid_prompt", message, f"Node ID '#{node_id}'"), [], {}
         name = node["class_type"]
+        if name not in table and newer:
+            message = f"Node '{name}' not found. The custom node may not be installed."
+            info = {"node_id": node_id, "class_type": name, "node_title": name}
+            return error("missing_node_type", message, f"Node ID '#{node_id}'") | {"extra_info": info}, [], {}
         if name not in table:
             message = f"Cannot execute because node {name} does not exist."
             return error("invalid_prompt", message, f"Node ID '#{node_id}'"), [], {}

@@ -43,12 +43,19 @@ class OutOfMemoryError(RuntimeError):
     __module__ = "torch"  # is reported as torch.OutOfMemoryError
 
 
+class AcceleratorError(RuntimeError):
+    """How newer versions of torch say it, and other failures of a GPU, too."""
+
+    __module__ = "torch"
+
+
 @dataclass
 class Faults:
     """What /simulator/faults has ordered and what has not happened yet."""
 
     out_of_memory: int = 0
     node_error: int = 0
+    gpu_error: int = 0
     disk_full: int = 0
     stall_seconds: float = 0.0  # and deaf to an interrupt
     slow_seconds: float = 0.0
@@ -215,7 +222,10 @@ class Worker:
         return {"node_id": node_id, "node_type": node_type, "executed": run.executed}
 
     def failure(self, run: Run, node_id: str, exc: Exception, keys: dict[str, str]) -> dict[str, Any]:
-        kind, tips = type(exc), GPU_TIPS if isinstance(exc, OutOfMemoryError) else ""
+        kind, tips = (
+            type(exc),
+            GPU_TIPS if "out of memory" in str(exc) or isinstance(exc, OutOfMemoryError) else "",
+        )
         prefix = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
         inputs = self.input_values(run.graph, node_id, keys)
         shown = (str, int, float)
@@ -280,7 +290,9 @@ class Worker:
     async def sample(self, run: Run, node_id: str, inputs: dict[str, Any]) -> testcard.Scene:
         faults = self.server.faults
         if faults.strikes("out_of_memory"):
-            raise OutOfMemoryError("Allocation on device ")
+            raise self.out_of_memory()
+        if faults.strikes("gpu_error"):
+            raise AcceleratorError("CUDA error: an illegal memory access was encountered\n")
         stall, faults.stall_seconds = faults.stall_seconds, 0.0
         await asyncio.sleep(stall)
         steps = min(inputs["end_at_step"], inputs["steps"]) - inputs["start_at_step"]
@@ -288,6 +300,11 @@ class Worker:
         await self.steps(run, node_id, steps, self.server.seconds_per_step + slow / steps)
         scene: testcard.Scene = replace(inputs["latent_image"], text=inputs["positive"])
         return replace(scene, seed=inputs["noise_seed"]) if inputs["add_noise"] == "enable" else scene
+
+    def out_of_memory(self) -> Exception:
+        if self.server.newer:
+            return AcceleratorError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA ...\n")
+        return OutOfMemoryError("Allocation on device ")
 
     async def steps(self, run: Run, node_id: str, count: int, seconds: float) -> None:
         """The one place where an interrupt stops a node that is at work."""
@@ -305,7 +322,7 @@ class Worker:
             case "raise":
                 raise ValueError("a test fault")
             case "cuda_oom":
-                raise OutOfMemoryError("Allocation on device ")
+                raise self.out_of_memory()
             case "memory_error":
                 raise MemoryError("a test fault")
             case "cpu_alloc":

@@ -313,7 +313,7 @@ class EngineAdmin(ReadOnlyAdmin):
     def has_manage_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("jobs.change_engine")
 
-    @admin.display(description="missing model files")
+    @admin.display(description="missing files and nodes")
     def missing(self, engine: Engine) -> str:
         return ", ".join(engine.lacks) or "-"
 

@@ -59,6 +59,7 @@ def situation() -> dict[str, Any]:
         "queue": queue,
         "oldest": duration(now - timedelta(seconds=queue["oldest_seconds"]), now),
         "engines": engines,
+        "impossible": statistics.impossible(),
         "finished": finished,
         "failed_percent": 100 * finished["failure_rate"],
         "failures": Job.objects.filter(status=Job.Status.FAILED).order_by("-created_at", "-id")[:5],

@@ -10,6 +10,14 @@ from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from comfy.workflow import KINDS
+
+
+def shortened(names: list[str]) -> str:
+    """The first three, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
 
 def seconds(count: float) -> Value:
     return Value(timedelta(seconds=count))
@@ -35,6 +43,11 @@ class EngineQuerySet(models.QuerySet["Engine"]):
     def runnable(self) -> set[str]:
         """The pairs of preset and kind that some engine can run now."""
         return {pair for runs in self.answering().values_list("runs", flat=True) for pair in runs}
+
+    def impossible(self, preset: str) -> list[str]:
+        """The kinds of job that no engine can run now with this preset."""
+        runnable = self.runnable()
+        return [kind for kind in KINDS if f"{preset}/{kind}" not in runnable]
 
     def silent(self) -> "EngineQuerySet":
         """Engines without a sign of life for ENGINE_GRACE seconds."""
@@ -108,7 +121,7 @@ class Engine(models.Model):
             return self.trouble
         if not self.ready:
             return "ComfyUI does not answer, or is warming up"
-        return "model files missing" if self.lacks else "ready"
+        return f"lacks {shortened(self.lacks)}" if self.lacks else "ready"
 
     def report(self, *, version: str, runs: list[str], lacks: list[str]) -> None:
         """Its ComfyUI answered just now, and can run these pairs of preset and kind."""

@@ -86,6 +86,11 @@ def _now() -> Iterator[Family]:
         states.add_metric([state], queue[state])
     yield states
     yield GaugeMetricFamily(
+        "wanapi_jobs_impossible",
+        "Queued jobs that no engine can render now: a model file, a node or the engine itself is missing.",
+        value=sum(row["jobs"] for row in statistics.impossible()),
+    )
+    yield GaugeMetricFamily(
         "wanapi_oldest_queued_seconds",
         "Age of the oldest queued job; 0 if there is none.",
         value=queue["oldest_seconds"],
@@ -94,7 +99,7 @@ def _now() -> Iterator[Family]:
 
 def _engines() -> Iterator[Family]:
     ready = GaugeMetricFamily(
-        "wanapi_engine_ready", "Whether the engine's ComfyUI answers, with all models.", labels=["engine"]
+        "wanapi_engine_ready", "Whether the engine's ComfyUI answers and lacks nothing.", labels=["engine"]
     )
     loaded = set(Engine.objects.loaded().values_list("name", flat=True))
     for name in Engine.objects.values_list("name", flat=True):

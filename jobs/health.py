@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
 
@@ -49,8 +50,13 @@ def bucket() -> None:
 
 
 def engines() -> None:
-    if not Engine.objects.loaded().exists():
-        raise Trouble("No engine is ready: its worker, ComfyUI or a model file is missing.")
+    """Each kind of job needs some engine that can render it."""
+    if kinds := Engine.objects.impossible(settings.WORKFLOW_PRESET):
+        states = sorted(
+            {engine.state.rstrip(".") for engine in Engine.objects.all() if engine.state != "ready"}
+        )
+        why = "; ".join(states) or "no render worker was ever started"
+        raise Trouble(f"No engine can render {' or '.join(kinds)}: {why}.")
 
 
 def disk() -> None:

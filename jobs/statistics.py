@@ -9,7 +9,7 @@ from django.db.models.functions import Coalesce, Extract, Now, TruncHour
 from django.utils import timezone
 
 from jobs.engines import Engine
-from jobs.models import Job, ago
+from jobs.models import Event, Job, ago
 
 
 class Percentile(Aggregate):
@@ -42,6 +42,13 @@ def queue() -> dict[str, Any]:
     }
 
 
+def impossible() -> list[dict[str, Any]]:
+    """What is queued and no engine can run now: preset, kind, and the number of jobs."""
+    runnable = Engine.objects.runnable()
+    waiting: Any = Job.objects.queued().order_by().values("preset", "kind").annotate(jobs=Count("pk"))
+    return [row for row in waiting if f"{row['preset']}/{row['kind']}" not in runnable]
+
+
 def engines() -> list[dict[str, Any]]:
     rendering = Job.objects.filter(status=Job.Status.PROCESSING, rendered_at=None, engine__isnull=False)
     running = {job.engine_id: job for job in rendering}
@@ -61,8 +68,9 @@ def engines() -> list[dict[str, Any]]:
 
 def finished(within: timedelta) -> dict[str, Any]:
     jobs = Job.objects.filter(finished_at__gte=ago(within))
-    counts = {name: Count("pk", filter=Q(status=name)) for name in ("completed", "failed", "cancelled")}
+    counts = {name: Count("pk", filter=Q(status=name)) for name in ("completed", "cancelled")}
     found: dict[str, Any] = {"within_seconds": within.total_seconds()} | jobs.aggregate(**counts)
+    found["failed"] = Event.objects.failures().filter(at__gte=ago(within)).count()
     found["per_hour"] = found["completed"] / (within.total_seconds() / 3600)
     ended = found["completed"] + found["failed"]
     found["failure_rate"] = found["failed"] / ended if ended else 0.0
@@ -81,16 +89,23 @@ def hours() -> list[dict[str, Any]]:
     starts = [now - back * HOUR for back in range(23, -1, -1)]
     jobs = Job.objects.filter(finished_at__gte=starts[0]).annotate(hour=TruncHour("finished_at"))
     seconds = Extract(F("rendered_at") - F("started_at"), "epoch")
-    counts: dict[str, Any] = {name: Count("pk", filter=Q(status=name)) for name in ("completed", "failed")}
+    counts: dict[str, Any] = {"completed": Count("pk", filter=Q(status=Job.Status.COMPLETED))}
     rows: Any = jobs.values("hour").annotate(median=Percentile(seconds, 0.5), **counts)
     found: dict[datetime, dict[str, Any]] = {row["hour"]: row for row in rows}
-    busy, there = _busy(starts), _there(starts)
+    busy, there, failed = _busy(starts), _there(starts), _failed(starts)
     return [
         {"completed": 0, "failed": 0, "median": None}
         | found.get(start, {})
-        | {"hour": start, "idle": 1 - min(busy[start] / there[start], 1) if there[start] else None}
+        | {"hour": start, "failed": failed.get(start, 0)}
+        | {"idle": 1 - min(busy[start] / there[start], 1) if there[start] else None}
         for start in starts
     ]
+
+
+def _failed(starts: list[datetime]) -> dict[datetime, int]:
+    """From the events: a job that was requeued failed all the same."""
+    hours = Event.objects.failures().filter(at__gte=starts[0]).annotate(hour=TruncHour("at"))
+    return dict(hours.order_by().values_list("hour").annotate(Count("pk")))
 
 
 def _there(starts: list[datetime]) -> dict[datetime, float]:

@@ -21,6 +21,9 @@ REASONS = ("refused", "node", "out_of_memory", "lost", "worker", "image", "video
 
 
 class EventQuerySet(models.QuerySet["Event"]):
+    def failures(self) -> "EventQuerySet":
+        return self.filter(kind="failed")
+
     def note(
         self,
         jobs: "Sequence[Job]",

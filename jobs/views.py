@@ -171,7 +171,8 @@ class HealthView(View):
     def _look() -> tuple[bool, str | None]:
         try:
             current = Job.objects.filter(status=Job.Status.PROCESSING).order_by("started_at").first()
-            return Engine.objects.loaded().exists(), str(current.pk) if current else None
+            loaded = not Engine.objects.impossible(settings.WORKFLOW_PRESET)
+            return loaded, str(current.pk) if current else None
         finally:
             connection.close_if_unusable_or_obsolete()
 

@@ -118,10 +118,9 @@ def s3(folder: Path, *, port: int) -> Part:
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
-def simulator(folder: Path, *, port: int) -> Part:
-    return Part(
-        [sys.executable, "-m", "comfy.simulator", "--port", str(port), "--directory", str(folder / "comfyui")]
-    )
+def simulator(folder: Path, *, port: int, like: str = "0.3.64") -> Part:
+    command = [sys.executable, "-m", "comfy.simulator", "--port", str(port), "--like", like]
+    return Part([*command, "--directory", str(folder / "comfyui")])
 
 
 def database_url(port: int, password: str) -> str:

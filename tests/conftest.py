@@ -22,7 +22,7 @@ from PIL import Image
 from comfy import workflow
 from jobs.denials import Denials
 from jobs.engines import Engine
-from jobs.models import FINAL, Job
+from jobs.models import FINAL, Event, Job
 from jobs.render import render
 from jobs.worker import WORKER, stopping
 from tests import parts
@@ -209,6 +209,8 @@ def make_job(**fields: Any) -> Job:
         "seed": 1,
     }
     job = Job.objects.create(**(defaults | fields))
+    if status == "failed":
+        Event.objects.create(job=job, kind="failed", attempt=1, render=1, at=fields["finished_at"])
     job.refresh_from_db()
     return job
 

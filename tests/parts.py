@@ -19,8 +19,9 @@ from local import parts
 from local.parts import ROOT
 
 FOLDER = ROOT / ".local" / "test"
-POSTGRES, S3, SIMULATOR = parts.free_port(), parts.free_port(), parts.free_port()
+POSTGRES, S3, SIMULATOR, NEWER = (parts.free_port() for _ in range(4))
 S3_URL, SIMULATOR_URL = f"http://127.0.0.1:{S3}", f"http://127.0.0.1:{SIMULATOR}"
+NEWER_URL = f"http://127.0.0.1:{NEWER}"  # the simulator, like a newer ComfyUI
 KEY = "test-key"
 
 ENV = {
@@ -77,10 +78,12 @@ def pytest_configure() -> None:
         parts.postgres(FOLDER, port=POSTGRES, password="test", durable=False),
         parts.s3(FOLDER, port=S3),
         parts.simulator(FOLDER, port=SIMULATOR),
+        parts.simulator(FOLDER / "newer", port=NEWER, like="newer"),
     ):
         start(part)
     wait_for(S3_URL)
     wait_for(SIMULATOR_URL)
+    wait_for(NEWER_URL)
 
 
 def pytest_unconfigure() -> None:

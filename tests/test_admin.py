@@ -297,6 +297,21 @@ class TestConsole:
             assert "ComfyUI failed in KSampler" in text
             assert len(re.findall("<figure>", text)) == 4
 
+    def test_a_failure_still_counts_when_the_job_was_requeued(self, admin, engine):
+        make_job(status="failed")
+        Job.objects.all().requeue()
+
+        assert "<b>100.0%</b> failed, last day" in page(admin, "/admin/")
+
+    def test_jobs_that_no_engine_can_render_are_told(self, admin, engine):
+        engine.report(version="test", runs=["fast/image-to-video"], lacks=["vae/x"])
+        make_job()
+
+        text = page(admin, "/admin/now/")
+
+        assert "1 queued job (fast, text-to-video): no engine can render it now." in text
+        assert "lacks vae/x" in text
+
     def test_an_empty_service(self, admin):
         text = page(admin, "/admin/")
 
@@ -320,7 +335,7 @@ class TestEngines:
         ("change", "state"),
         [
             ({"ready": False}, "ComfyUI does not answer, or is warming up"),
-            ({"lacks": ["wan.safetensors"]}, "model files missing"),
+            ({"lacks": ["wan.safetensors"]}, "lacks wan.safetensors"),
             ({"lease_until": Now() - seconds(1)}, "no worker"),
             ({"lease_until": None, "worker": ""}, "no worker"),
         ],

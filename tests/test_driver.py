@@ -1,4 +1,5 @@
-"""The driver against ComfyUI's protocol: the simulator always, a real ComfyUI in `make test-comfyui`.
+"""The driver against ComfyUI's protocol: the simulator, like an old and like a newer ComfyUI; a real one in
+`make test-comfyui`.
 
 A real one needs the model files of both presets (tiny ones will do: sizes are cut down here), and for the
 faults the TestFault node of the tests; without it those tests fail.
@@ -10,14 +11,15 @@ import uuid
 
 import av
 import pytest
+import requests
 
-from comfy import client, workflow
-from comfy.client import Comfy, Failed, FileGone, Refused, Rendered, Unreachable
+from comfy import abilities, client, warmup, workflow
+from comfy.client import Comfy, Failed, FileGone, Lacking, Refused, Rendered, Unfit, Unreachable
 from comfy.listener import Listener
 from tests import parts
 from tests.conftest import picture
 
-URL = parts.REAL_COMFYUI or parts.SIMULATOR_URL
+URLS = [parts.REAL_COMFYUI] if parts.REAL_COMFYUI else [parts.SIMULATOR_URL, parts.NEWER_URL]
 PATIENCE = 300 if parts.REAL_COMFYUI else 20
 MARK = "the-tests"
 
@@ -26,9 +28,14 @@ only_simulator = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(params=URLS, ids=["real"] if parts.REAL_COMFYUI else ["0.3.64", "newer"])
+def url(request):
+    return request.param
+
+
 @pytest.fixture
-def comfy():
-    with Comfy(URL) as comfy:
+def comfy(url):
+    with Comfy(url) as comfy:
         yield comfy
         queue = comfy.queue()
         for prompt_id in queue.marked(MARK):
@@ -37,8 +44,8 @@ def comfy():
 
 
 @pytest.fixture
-def listener():
-    with Listener(URL) as listener:
+def listener(url):
+    with Listener(url) as listener:
         assert listener.changed.wait(10)  # connected: the first message is a status
         yield listener
 
@@ -106,9 +113,9 @@ def test_a_prompt_becomes_a_video_in_the_jobs_own_folder(comfy, kind, preset):
             assert sum(1 for _ in video.decode(video=0)) == 5
 
 
-def test_progress_comes_over_the_socket_for_a_prompt_that_another_worker_posted(comfy):
+def test_progress_comes_over_the_socket_for_a_prompt_that_another_worker_posted(comfy, url):
     prompt = Prompt(comfy, preset="quality").post()
-    with Listener(URL) as late:
+    with Listener(url) as late:
         seen = []
         while prompt.id in comfy.queue():
             seen.append(workflow.progress(prompt.kind, "quality", late.nodes(prompt.id)))
@@ -198,20 +205,55 @@ def test_the_queue_tells_our_prompts_from_other_peoples(comfy):
     comfy.cancel(theirs.id)
 
 
+def test_cancel_reaches_nobody_else_s_prompt(comfy):
+    """Not even where the server can only look first and then interrupt whatever runs."""
+    other = Prompt(comfy, fault="sleep_with_progress", seconds=1).post()
+    other.running()
+
+    comfy.cancel(str(uuid.uuid4()))
+
+    assert isinstance(other.result(), Rendered)
+
+
+def test_a_prompt_gets_through_to_it(comfy):
+    comfy.check_prompts()
+
+
+def test_it_tells_its_memory_and_what_nodes_it_lacks(comfy):
+    assert comfy.memory() > 1024**3
+    assert comfy.missing_nodes([*abilities.NODES, "NoSuchNode"]) == ["NoSuchNode"]
+
+
+def test_a_warm_up_runs_all_nodes_each_time_and_stays_known(comfy):
+    """With the seed and the text of the one before ComfyUI would run none."""
+    warmup.chill(comfy)
+    assert not warmup.is_warm(comfy, "fast")
+    for _ in range(2):
+        assert [kind for kind, _ in warmup.warm_up(comfy, "fast", ["text-to-video"])] == ["text-to-video"]
+
+    assert warmup.is_warm(comfy, "fast")
+    prompt_id = warmup.prompt_id("fast", "text-to-video")
+    messages = dict(comfy._json("GET", f"/history/{prompt_id}")[prompt_id]["status"]["messages"])
+    assert not {"prompt", "high_noise_sampler", "decode"} & set(messages["execution_cached"]["nodes"])
+    warmup.chill(comfy)
+    assert not warmup.is_warm(comfy, "fast")
+
+
 class TestRefused:
     def test_a_missing_model_file_is_named(self, comfy):
         prompt = Prompt(comfy)
         prompt.graph["vae"]["inputs"]["vae_name"] = "none.safetensors"
 
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(Lacking) as refused:
             prompt.post()
         assert refused.value.message == "ComfyUI lacks the model file vae/none.safetensors."
+        assert refused.value.what == "vae/none.safetensors"
 
     def test_an_unknown_node_is_named(self, comfy):
         prompt = Prompt(comfy)
         prompt.graph["latent"]["class_type"] = "NoSuchNode"
 
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(Lacking) as refused:
             prompt.post()
         assert refused.value.message == "ComfyUI does not know the node NoSuchNode; it needs an update."
 
@@ -232,14 +274,68 @@ class TestFailed:
         assert (result.reason, result.message) == ("error", "ComfyUI failed in TestFault: ValueError.")
         assert "a test fault" in result.detail
 
-    def test_out_of_memory_is_told_apart(self, comfy):
-        result = Prompt(comfy, fault="cuda_oom").post().result()
+    @pytest.mark.parametrize("fault", ["cuda_oom", "memory_error", "cpu_alloc"])
+    def test_out_of_memory_is_told_apart(self, comfy, fault):
+        result = Prompt(comfy, fault=fault).post().result()
 
         assert (result.reason, result.message) == ("out_of_memory", "The GPU ran out of memory.")
 
-    def test_a_success_without_a_video_is_a_failure(self):
-        outputs = {"9": {"images": [{"filename": "a.png", "subfolder": "wanapi/x", "type": "output"}]}}
 
+class TestHistory:
+    """Entries as other versions and other nodes write them."""
+
+    def failed(self, kind, message):
+        data = {"exception_type": kind, "exception_message": message, "node_type": "KSamplerAdvanced"}
+        return client._failed([["execution_start", {}], ["execution_error", data | {"traceback": ["x"]}]])
+
+    @pytest.mark.parametrize(
+        ("kind", "message"),
+        [
+            ("torch.OutOfMemoryError", "Allocation on device \n"),
+            ("torch.cuda.OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB.\n"),
+            ("torch.AcceleratorError", "CUDA error: out of memory\nCUDA kernel errors might be ...\n"),
+            ("RuntimeError", "CUDA error: out of memory\n"),
+            ("RuntimeError", "HIP error: out of memory\n"),
+            ("RuntimeError", "HostBuffer.read_file_slice failed\n"),
+            ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`\n"),
+            ("MemoryError", "\n"),
+            ("OSError", "[Errno 12] Cannot allocate memory\n"),
+            ("Exception", "This error means you ran out of memory on your GPU.\n"),
+        ],
+    )
+    def test_out_of_memory_in_every_form(self, kind, message):
+        assert self.failed(kind, message).reason == "out_of_memory"
+
+    @pytest.mark.parametrize(
+        "message",
+        ["CUDA error: an illegal memory access was encountered\n", "HIP error: unspecified launch\n"],
+    )
+    def test_a_gpu_that_failed_is_told_apart_from_a_node_that_did(self, message):
+        assert self.failed("torch.AcceleratorError", message).reason == "gpu"
+
+    @pytest.mark.parametrize("message", ["the memory of things\n", "shape '[1, 2]' is invalid\n", ""])
+    def test_other_errors_are_the_node_s(self, message):
+        assert self.failed("RuntimeError", message).reason == "error"
+
+    @pytest.mark.parametrize(
+        "messages", [None, [], "x", [None], [["execution_error"]], [["execution_error", None]]]
+    )
+    def test_messages_of_another_shape_are_a_failure_too(self, messages):
+        assert client._failed(messages).reason == "error"
+
+    @pytest.mark.parametrize(
+        "other",
+        [None, "a text", 5, [[1, 2]], ["a text"], [None], {"deep": [{"x": 1}]}, [{"filename": None}], True],
+        ids=repr,
+    )
+    def test_values_of_other_nodes_do_not_hide_the_video(self, other):
+        video = {"filename": "1_00001_.mp4", "subfolder": "wanapi/x", "type": "output", "id": "7"}
+        outputs = {"1": {"text": other}, "2": other, "save": {"images": [video], "animated": [True]}}
+
+        assert client._rendered(outputs, "wanapi/x") == Rendered("1_00001_.mp4")
+
+    @pytest.mark.parametrize("outputs", [None, {}, [], {"9": {"images": [{"filename": "a.png"}]}}], ids=repr)
+    def test_a_success_without_a_video_is_a_failure(self, outputs):
         assert client._rendered(outputs, "wanapi/x").message == "ComfyUI finished without a video."
 
 
@@ -247,27 +343,26 @@ class TestUnreachable:
     def test_a_server_that_is_down(self):
         with Comfy("http://127.0.0.1:1") as comfy, pytest.raises(Unreachable) as error:
             comfy.queue()
-        assert error.value.retryable
         assert error.value.message == "The GPU server does not answer."
 
     def test_an_answer_that_is_no_comfyui(self):
-        with Comfy(parts.S3_URL) as comfy, pytest.raises(Unreachable):
+        with Comfy(parts.S3_URL) as comfy, pytest.raises(Unfit):
             comfy.queue()
 
 
 class TestSocket:
     @only_simulator
     @pytest.mark.parametrize("trouble", ["silent_sockets", "close_sockets"])
-    def test_one_that_falls_silent_is_replaced(self, comfy, simulator, trouble):
-        with Listener(URL, silence=0.5) as listener:
+    def test_one_that_falls_silent_is_replaced(self, comfy, url, trouble):
+        with Listener(url, silence=0.5) as listener:
             listener.changed.wait(5)
-            simulator.fault(trouble)
+            requests.post(f"{url}/simulator/faults", json={"kind": trouble}, timeout=5)
             prompt = Prompt(comfy, fault="sleep_with_progress", seconds=4).post()
 
             wait(lambda: listener.nodes(prompt.id))
 
     def test_messages_without_a_prompt_id_are_passed_over(self):
-        listener = Listener(URL)
+        listener = Listener("http://127.0.0.1:1")
 
         listener._take({"type": "executing", "data": {"node": "F"}})
         listener._take({"type": "progress_state", "data": {"nodes": {}}})

@@ -197,7 +197,7 @@ class TestWhatIsAboutOneJob:
         assert len(front.answered) <= 6
 
     def test_an_image_that_gets_no_answer_holds_up_nobody(self, front, engine, submit, monkeypatch):
-            monkeypatch.setattr(Comfy.__init__, "__defaults__", (0.5,))
+        monkeypatch.setattr(Comfy.__init__, "__defaults__", (0.5,))
         front.rule = lambda method, path, body: time.sleep(2) if path.startswith("/upload") else None
         image, texts = submit(image_base64=IMAGE), [submit(), submit()]
 

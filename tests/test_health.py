@@ -8,7 +8,6 @@ import pytest
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
-from comfy.workflow import PAIRS
 from jobs.engines import Engine, seconds
 from jobs.views import HealthView
 from tests.conftest import make_job
@@ -57,7 +56,7 @@ class TestModelLoaded:
         assert health(client)["model_loaded"] is True
 
     def test_not_when_a_model_file_is_missing(self, client, engine):
-        engine.report(version="test", runs=PAIRS, lacks=["umt5_xxl_fp8_e4m3fn_scaled.safetensors"])
+        engine.report(version="test", runs=["fast/text-to-video"], lacks=["vae/x.safetensors"])
 
         assert health(client)["model_loaded"] is False
 
@@ -73,6 +72,13 @@ class TestModelLoaded:
 
     def test_one_good_engine_of_two_is_enough(self, client, engine):
         Engine.objects.create(name="other", url="http://other")
+
+        assert health(client)["model_loaded"] is True
+
+    def test_two_that_can_run_one_kind_each_are_enough(self, client, engine):
+        engine.report(version="test", runs=["fast/text-to-video"], lacks=["vae/x.safetensors"])
+        other = Engine.objects.hold(name="other", url="http://other", worker="other")
+        other.report(version="test", runs=["fast/image-to-video"], lacks=["vae/y.safetensors"])
 
         assert health(client)["model_loaded"] is True
 
@@ -146,7 +152,21 @@ class TestReady:
         assert self.ready(client) == {}
 
     def test_without_an_engine(self, client):
-        assert list(self.ready(client)) == ["engines"]
+        told = "No engine can render text-to-video or image-to-video: no render worker was ever started."
+        assert self.ready(client) == {"engines": told}
+
+    def test_with_one_that_lacks_files_says_which(self, client, engine):
+        lacks = [f"loras/{name}" for name in "abcde"]
+        engine.report(version="test", runs=["fast/text-to-video"], lacks=lacks)
+
+        told = "No engine can render image-to-video: lacks loras/a, loras/b, loras/c and 2 more."
+        assert self.ready(client) == {"engines": told}
+
+    def test_with_a_sick_one_says_why(self, client, engine):
+        engine.report_sick("ComfyUI runs nothing of its queue; it must be restarted.")
+
+        told = self.ready(client)["engines"]
+        assert told.endswith(": ComfyUI runs nothing of its queue; it must be restarted.")
 
     def test_without_the_bucket(self, client, engine, settings):
         settings.S3_BUCKET = "another"

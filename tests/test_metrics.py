@@ -93,6 +93,7 @@ def test_the_gpus_time_is_told_by_what_it_did(scrape, settings, engine):
     settings.ENGINE_NAME = "gpu"
     watch = EngineWatch()
     watch.engine = Engine.objects.hold(name="gpu", url=parts.SIMULATOR_URL, worker="another")
+    watch.engine.runs = ["fast/text-to-video"]
 
     watch._count(watch.engine)
     job = make_job()
@@ -103,6 +104,25 @@ def test_the_gpus_time_is_told_by_what_it_did(scrape, settings, engine):
     found = scrape()
     for doing in ("busy", "starved", "idle"):
         assert found[(f"wanapi_gpu_{doing}_seconds_total", "gpu")] > 0
+
+
+def test_a_gpu_does_not_starve_for_jobs_that_it_cannot_run(scrape, engine):
+    watch = EngineWatch()
+    engine.runs = ["fast/image-to-video"]
+    make_job()
+
+    watch._count(engine)
+
+    assert ("wanapi_gpu_starved_seconds_total", engine.name) not in scrape()
+
+
+def test_jobs_that_no_engine_can_render_are_told(scrape, api, engine):
+    make_job()
+    assert scrape()[("wanapi_jobs_impossible",)] == 0
+
+    engine.report(version="test", runs=["fast/image-to-video"], lacks=["vae/x"])
+
+    assert scrape()[("wanapi_jobs_impossible",)] == 1
 
 
 def test_http_is_counted_by_route_and_not_by_address(api, scrape):

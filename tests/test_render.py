@@ -282,14 +282,27 @@ class TestTroubleInComfyUI:
         }
         assert folders(Job.objects.get()) == []
 
-    def test_a_missing_model_file_fails_the_job_and_is_named(self, submit, engine, monkeypatch):
+    def test_a_model_file_that_vanished_costs_no_job_and_is_named(self, submit, engine, monkeypatch):
         template = workflow._template("text-to-video", "fast")
         monkeypatch.setitem(template["vae"]["inputs"], "vae_name", "none.safetensors")
-        submit()
+        image, text = submit(image_base64=base64.b64encode(picture()).decode()), submit()
 
         render()
 
-        assert Job.objects.get().error == "ComfyUI lacks the model file vae/none.safetensors."
+        job, lacking = Job.objects.get(pk=text), Engine.objects.get()
+        assert (job.status, job.attempt, job.error) == ("queued", 0, "")
+        assert "fast/text-to-video" not in lacking.runs
+        assert lacking.lacks == ["vae/none.safetensors"]
+        assert Job.objects.get(pk=image).rendered_at
+
+    def test_what_an_engine_cannot_run_it_does_not_claim(self, submit, engine, simulator):
+        engine.report(version="test", runs=["fast/text-to-video", "quality/image-to-video"], lacks=["x"])
+        image, text = submit(image_base64=base64.b64encode(picture()).decode()), submit()
+
+        render()
+
+        assert Job.objects.get(pk=text).rendered_at
+        assert (Job.objects.get(pk=image).status, Job.objects.get(pk=image).fence) == ("queued", 0)
 
     def test_one_that_stalls_is_interrupted_and_rendered_anew(self, submit, engine, simulator, settings):
         settings.STALL_TIMEOUT = 4  # encoding, too, shows no progress, and this machine may be slow

@@ -1,12 +1,17 @@
 """A ComfyUI that answers and cannot work burns no jobs, and goes on by itself when it is well again."""
 
-import pytest
+import base64
 
+import pytest
+import requests
+
+from comfy import warmup, workflow
 from jobs.engines import Engine
-from jobs.models import Job
+from jobs.models import Event, Job, Metric
 from jobs.render import render
 from jobs.watch import EngineWatch
-from tests.conftest import COMFYUI, eventually
+from jobs.worker import stopping
+from tests.conftest import COMFYUI, eventually, picture
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]
 
@@ -63,10 +68,51 @@ def test_a_full_disk_costs_no_job(submit, watch, engine, simulator, settings):
     job = Job.objects.get()
     assert (job.status, job.attempt, job.lost, job.error) == ("queued", 0, 0, "")
     assert Engine.objects.get().trouble == "The GPU server's disk is full."
+    assert requests.get(f"{simulator.url}/history", timeout=5).json() == {}  # with the client's prompt
+    told = Event.objects.exclude(detail="").order_by("pk").values_list("kind", "detail")
+    assert [kind for kind, _ in told] == ["created", "disk_full"]
+    assert Metric.objects.filter(name="job_events", label="disk_full").exists()
+    assert not Metric.objects.filter(name="job_events", label="prompt_lost").exists()
 
     watch.tick()  # there is room again
     render()
     assert Job.objects.get().rendered_at
+
+
+def test_a_gpu_that_failed_costs_a_render_and_must_be_restarted(submit, watch, engine, simulator):
+    simulator.fault("gpu_error")
+    submit()
+
+    render()
+
+    job, sick = Job.objects.get(), Engine.objects.get()
+    assert (job.status, job.lost) == ("queued", 1)
+    assert sick.trouble == (
+        "The GPU failed, which ends all work of a process on it: ComfyUI must be restarted."
+    )
+
+
+def test_what_a_restart_does_not_mend_is_not_restarted(watch, engine, settings, tmp_path):
+    settings.COMFYUI_RESTART_COMMAND = f"echo restarted >> {tmp_path}/log"
+    engine.report_sick("COMFYUI_URL leads to a redirect: name the address of ComfyUI itself.")
+    Engine.objects.update(url="http://127.0.0.1:1")
+
+    watch.tick()
+
+    assert Engine.objects.get().trouble
+    assert not watch._restart_at
+
+
+def test_what_was_handed_back_says_why(submit, engine, simulator, background):
+    simulator.fault("stall", seconds=30)
+    submit()
+    worker = background()
+    eventually(lambda: Job.objects.get().status == "processing")
+
+    stopping.set()
+    worker.join(10)
+
+    assert Event.objects.get(kind="handed_back").detail == "The worker was told to stop."
 
 
 def test_the_operators_command_restarts_it_once(watch, engine, settings, tmp_path):
@@ -95,16 +141,77 @@ def test_a_wakeup_is_not_sent_to_a_sick_engine(submit, watch, engine):
     assert not work_waits(watch)
 
 
-def test_a_comfyui_is_warmed_up_once_before_it_is_ready(watch, engine, simulator, settings):
-    settings.WARM_UP, before = True, len(simulator.log("finished"))
-    engine.report_unreachable()
+class TestWarmUp:
+    @pytest.fixture(autouse=True)
+    def cold(self, engine, settings):
+        settings.WARM_UP = True
+        engine.report_unreachable()
 
-    watch.tick()
-    assert not Engine.objects.get().ready
-    assert eventually(lambda: watch.tick() or Engine.objects.get().ready)
+    @pytest.fixture
+    def warmed_up(self, simulator):
+        """The kinds that ran since the test began."""
+        before = len(simulator.log("finished"))
+        kinds = {warmup.prompt_id("fast", kind): kind for kind in workflow.KINDS}
+        return lambda: [kinds[prompt] for prompt in simulator.log("finished")[before:]]
 
-    watch.tick()
-    assert len(simulator.log("finished")) == before + 2  # one of each kind
+    def until_ready(self, watch):
+        eventually(lambda: watch.tick() or Engine.objects.get().ready)
+
+    def test_it_comes_once_before_the_engine_is_ready(self, watch, warmed_up):
+        watch.tick()
+        assert not Engine.objects.get().ready
+        self.until_ready(watch)
+
+        watch.tick()
+        assert warmed_up() == ["text-to-video"]
+
+    def test_of_a_card_that_holds_one_kind_it_is_the_kind_that_is_asked_for_first(
+        self, submit, watch, warmed_up
+    ):
+        submit(image_base64=base64.b64encode(picture()).decode())
+        submit()
+
+        self.until_ready(watch)
+
+        assert warmed_up() == ["image-to-video"]
+
+    def test_of_a_card_that_holds_all_that_kind_comes_last(self, submit, watch, warmed_up, monkeypatch):
+        monkeypatch.setattr("comfy.warmup.HOLDS_ALL", 0)
+        submit()
+
+        self.until_ready(watch)
+
+        assert warmed_up() == ["image-to-video", "text-to-video"]
+
+    def test_a_new_worker_finds_it_warm(self, watch, warmed_up, engine):
+        self.until_ready(watch)
+        for _ in range(3):  # workers that were killed
+            engine.report_unreachable()
+            successor = EngineWatch()
+            successor.tick()
+            assert Engine.objects.get().ready
+
+        assert len(warmed_up()) == 1
+
+    def test_one_that_restarted_is_cold_again(self, watch, simulator, engine):
+        self.until_ready(watch)
+        simulator.fault("forget")
+        engine.report_unreachable()
+
+        EngineWatch().tick()
+
+        assert not Engine.objects.get().ready
+
+    def test_one_whose_models_were_unloaded_is_cold_again(self, watch, submit, simulator, engine):
+        self.until_ready(watch)
+        simulator.fault("out_of_memory", count=2)
+        submit()
+        render()
+        engine.report_unreachable()
+
+        EngineWatch().tick()
+
+        assert not Engine.objects.get().ready
 
 
 def test_one_that_runs_a_render_of_ours_is_warm(submit, watch, engine, simulator, settings, background, slow):

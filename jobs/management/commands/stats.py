@@ -25,6 +25,7 @@ class Command(BaseCommand):
         found = {
             "queue": statistics.queue(),
             "engines": statistics.engines(),
+            "impossible": statistics.impossible(),
             "finished": statistics.finished(within),
         }
         self.stdout.write(as_json(found) if json else as_text(found))
@@ -41,6 +42,8 @@ def as_text(found: dict[str, Any]) -> str:
     lines = [
         f"{queue['queued']} queued{oldest}; {queue['rendering']} rendering, {queue['publishing']} publishing"
     ]
+    for row in found["impossible"]:
+        lines.append(f"no engine can render {row['preset']}/{row['kind']} now: {row['jobs']} queued")
     for engine in found["engines"]:
         doing = f", {engine['job']} at {engine['progress']}%" if engine["job"] else ""
         lines.append(f"engine {engine['name']}: {engine['state']}{doing} ({engine['version'] or 'unknown'})")
