@@ -101,10 +101,18 @@ def _engines() -> Iterator[Family]:
     ready = GaugeMetricFamily(
         "wanapi_engine_ready", "Whether the engine's ComfyUI answers and lacks nothing.", labels=["engine"]
     )
+    answers = GaugeMetricFamily(
+        "wanapi_engine_answers",
+        "Whether its ComfyUI answers and can work, whatever it lacks.",
+        labels=["engine"],
+    )
     loaded = set(Engine.objects.loaded().values_list("name", flat=True))
+    answering = set(Engine.objects.answering().values_list("name", flat=True))
     for name in Engine.objects.values_list("name", flat=True):
         ready.add_metric([name], name in loaded)
+        answers.add_metric([name], name in answering)
     yield ready
+    yield answers
 
 
 def _counted() -> Iterator[Family]:

@@ -39,6 +39,7 @@ __all__ = ["ApiKey", "Engine", "Event", "Job", "Metric", "Served", "Tombstone"]
 
 SUBMISSIONS = 0x57414E  # the number of their lock in Postgres
 RENDER, PUBLISH = "render", "publish"  # the two clusters
+CANCELLED = "wanapi_cancelled"  # the channel in Postgres that tells of cancelled jobs
 TASKS = {RENDER: "jobs.render.render", PUBLISH: "jobs.publish.publish"}
 
 MAX_LOST = 3  # renders lost, stalled or timed out while they ran
@@ -282,14 +283,16 @@ class JobQuerySet(models.QuerySet["Job"]):
     def cancel(self, detail: str = "") -> int:
         """Ends jobs that are queued or under way; ``detail`` says who wanted it. Their rows are final at
         once; whoever holds one finds its claim lost and takes its prompt out of ComfyUI."""
-        return self.filter(status__in=[Job.Status.QUEUED, Job.Status.PROCESSING])._change(
-            Event.Kind.CANCELLED,
-            detail=detail,
-            status=Job.Status.CANCELLED,
-            error="Cancelled.",
-            finished_at=Now(),
-            lease_until=None,
-        )
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"NOTIFY {CANCELLED}")  # a hint for the renderers to look now
+            return self.filter(status__in=[Job.Status.QUEUED, Job.Status.PROCESSING])._change(
+                Event.Kind.CANCELLED,
+                detail=detail,
+                status=Job.Status.CANCELLED,
+                error="Cancelled.",
+                finished_at=Now(),
+                lease_until=None,
+            )
 
     def standing(self, claims: dict[uuid.UUID, int]) -> set[uuid.UUID]:
         """The jobs of these claims, given with their fences, that are still held under them."""

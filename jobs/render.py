@@ -29,7 +29,7 @@ from jobs import storage, video
 from jobs.denials import Denials, Step
 from jobs.engines import DISK_FULL, MUST_RESTART, Engine
 from jobs.models import FINAL, ClaimLost, Event, Job
-from jobs.worker import WORKER, Heartbeat, fetched, remove_files, stopping
+from jobs.worker import WORKER, Cancellations, Heartbeat, fetched, remove_files, stopping
 from wanapi.postgres import AWAY
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,8 @@ def render() -> None:
     if engine is None or not Job.objects.waiting_for(engine).exists():
         return  # a standby, or a wake-up whose job was taken by the task before
     with Comfy(engine.url) as comfy, Listener(engine.url) as listener, Heartbeat() as heartbeat:
-        Renderer(engine, comfy, listener, heartbeat).run()
+        with Cancellations(listener.changed):
+            Renderer(engine, comfy, listener, heartbeat).run()
 
 
 class Sick(Exception):

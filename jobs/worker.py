@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 from django.conf import settings
 from django.db import connection
 
 from comfy import workflow
 from comfy.client import Comfy
-from jobs.models import Job
+from jobs.models import CANCELLED, Job
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,42 @@ class Heartbeat:
                 logger.warning("heartbeat: %s", error)
                 connection.close()
         connection.close()
+
+
+class Cancellations:
+    """Sets ``changed`` in a thread when some job was cancelled, so that its prompt is interrupted at once.
+
+    Only a hint: a pooler in transaction mode passes none on, and then the next look finds out.
+    """
+
+    RECONNECT_PAUSE = 5.0  # seconds
+
+    def __init__(self, changed: threading.Event) -> None:
+        self._changed = changed
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cancellations", daemon=True)
+
+    def __enter__(self) -> "Cancellations":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._listen()
+            except (psycopg.Error, OSError) as error:
+                logger.debug("cancellations: %s", error)
+            self._ended.wait(self.RECONNECT_PAUSE)
+
+    def _listen(self) -> None:
+        with psycopg.connect(**connection.get_connection_params(), autocommit=True) as postgres:
+            postgres.execute(f"LISTEN {CANCELLED}")
+            while not self._ended.is_set():
+                for _ in postgres.notifies(timeout=1.0, stop_after=1):
+                    self._changed.set()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from local import parts
 from local.parts import ROOT, Part
@@ -11,7 +12,7 @@ from local.stack import Stack
 
 
 class Gpu:
-    def __init__(self, stack: Stack, name: str):
+    def __init__(self, stack: Stack, name: str, missing: Sequence[str] = ()):
         folder, port = stack.folder / name, parts.free_port()
         self.stack, self.url, self.name = stack, f"http://127.0.0.1:{port}", name
         self.settings = {
@@ -20,7 +21,7 @@ class Gpu:
             "COMFYUI_INPUT_DIR": str(folder / "comfyui" / "input"),
             "COMFYUI_OUTPUT_DIR": str(folder / "comfyui" / "output"),
         }
-        self.simulator = self._start("simulator", parts.simulator(folder, port=port))
+        self.simulator = self._start("simulator", parts.simulator(folder, port=port, missing=missing))
         self.worker: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

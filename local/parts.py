@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,9 +118,11 @@ def s3(folder: Path, *, port: int) -> Part:
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
-def simulator(folder: Path, *, port: int, like: str = "0.3.64") -> Part:
+def simulator(folder: Path, *, port: int, like: str = "0.3.64", missing: Sequence[str] = ()) -> Part:
+    """``missing``: model files that it does not have."""
     command = [sys.executable, "-m", "comfy.simulator", "--port", str(port), "--like", like]
-    return Part([*command, "--directory", str(folder / "comfyui")])
+    lacks = ["--missing", *missing] if missing else []
+    return Part([*command, "--directory", str(folder / "comfyui"), *lacks])
 
 
 def database_url(port: int, password: str) -> str:

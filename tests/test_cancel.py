@@ -1,6 +1,7 @@
 """Cancelling: the row at once, the prompt in ComfyUI soon, nobody else's at all."""
 
 import pytest
+from django.db import connection
 
 from comfy import workflow
 from comfy.client import Comfy
@@ -13,6 +14,13 @@ from tests import parts
 from tests.conftest import eventually, folders, make_job
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]
+
+
+def listens():
+    """The renderer, for cancellations."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN wanapi_cancelled'")
+        return cursor.fetchone()[0]
 
 
 def cancel(api, job_id):
@@ -50,6 +58,20 @@ class TestTheAnswer:
 
 
 class TestTheGPU:
+    def test_its_prompt_is_interrupted_without_waiting_for_the_next_look(
+        self, api, submit, engine, simulator, background, slow, monkeypatch
+    ):
+        job = submit()
+        background()
+        eventually(lambda: Job.objects.get().progress)
+        prompt_id = workflow.prompt_id(Job.objects.get().pk, 1)
+        monkeypatch.setattr("jobs.render.POLL", 3600)
+        eventually(listens)
+
+        cancel(api, job)
+
+        eventually(lambda: prompt_id in simulator.log("interrupted"))
+
     def test_a_running_prompt_is_interrupted_and_the_next_job_goes_on(
         self, api, submit, engine, simulator, background, slow
     ):

@@ -1,6 +1,8 @@
 """Many GPUs: workers on one database, each with a ComfyUI of its own, that come and go."""
 
+import base64
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -11,11 +13,13 @@ import pytest
 import requests
 
 from comfy import workflow
+from comfy.simulator_nodes import MODELS
 from local import parts as local_parts
 from local.gpu import Gpu
 from local.parts import ROOT
 from local.stack import Stack
 from tests import parts
+from tests.conftest import picture
 from tests.faults.service import SHORT_LEASES, until
 
 JOBS = 32
@@ -41,9 +45,9 @@ def make_key(stack, name):
 
 
 @contextmanager
-def fleet(stack, names):
+def fleet(stack, names, missing=()):
     with ExitStack() as removals:
-        gpus = [Gpu(stack, name) for name in names]
+        gpus = [Gpu(stack, name, missing) for name in names]
         for gpu in gpus:
             removals.callback(gpu.remove)
         yield gpus
@@ -60,13 +64,21 @@ class Caller:
     def __init__(self, stack, key=None):
         self.url, self.headers = stack.url, {"X-API-Key": key or stack.env["API_KEY"]}
 
-    def submit(self):
-        body = {"prompt": "A cat in a fleet"}
+    def submit(self, **more):
+        body = {"prompt": "A cat in a fleet"} | more
         answer = requests.post(self.url + "/generate", json=body, headers=self.headers, timeout=30)
         return answer.json()["job_id"]
 
     def jobs(self):
         return requests.get(self.url + "/jobs", headers=self.headers, timeout=30).json()
+
+    def status(self, job):
+        return requests.get(f"{self.url}/status/{job}", headers=self.headers, timeout=30).json()["status"]
+
+    def engines(self):
+        """How many have looked at their ComfyUI."""
+        told = requests.get(f"{self.url}/metrics", headers=self.headers, timeout=30).text
+        return len(re.findall(r"^wanapi_engine_answers\S* 1", told, re.MULTILINE))
 
     def done(self):
         return sum(job["status"] == "completed" for job in self.jobs())
@@ -97,3 +109,22 @@ def test_workers_come_and_go_and_each_job_is_done_once_and_in_turn(stack):
     assert sorted(chain(*prompts)) == sorted(once)  # each job one prompt, on one of them
     assert all(prompts)
     assert before_the_others_last < JOBS - 6
+
+
+def test_beside_an_engine_that_lacks_model_files_no_job_fails(stack):
+    """One lacks everything, one the files of image-to-video alone."""
+    client = Caller(stack)
+    everything = [name for names in MODELS.values() for name in names]
+    i2v = [name for name in everything if "i2v" in name]
+    image = base64.b64encode(picture()).decode()
+    with fleet(stack, ["poor"], everything) as (poor,), fleet(stack, ["half"], i2v) as (half,):
+        poor.start()
+        half.start()
+        until(lambda: client.engines() == 3)
+        jobs = [client.submit(**({"image_base64": image} if number % 2 else {})) for number in range(20)]
+        until(lambda: {client.status(job) for job in jobs} == {"completed"}, within=120)
+
+        assert accepted(poor.url) == []
+        images = {workflow.prompt_id(uuid.UUID(job), 1) for job in jobs[1::2]}
+        assert not images & set(accepted(half.url))
+        assert accepted(half.url)
