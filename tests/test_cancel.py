@@ -61,11 +61,11 @@ class TestTheGPU:
     def test_its_prompt_is_interrupted_without_waiting_for_the_next_look(
         self, api, submit, engine, simulator, background, slow, monkeypatch
     ):
+        monkeypatch.setattr("jobs.render.POLL", 3600)  # only ComfyUI's messages call it, until the job runs
         job = submit()
         background()
-        eventually(lambda: Job.objects.get().progress)
+        eventually(lambda: Job.objects.get().status == "processing")
         prompt_id = workflow.prompt_id(Job.objects.get().pk, 1)
-        monkeypatch.setattr("jobs.render.POLL", 3600)
         eventually(listens)
 
         cancel(api, job)

@@ -119,6 +119,13 @@ class TestStoresThatKeepOtherBytes:
         assert "s3:PutObject on inputs/ failed: S3 holds" in check_setup()
 
 
+def test_a_cut_object_under_the_right_etag_is_found_by_its_size(store, video):
+    store(keeps=lambda body: body[:-1])
+
+    with pytest.raises(storage.StorageError, match="S3 holds 4 bytes of videos/x/1.mp4 instead of 5"):
+        storage.put_video("videos/x/1.mp4", video, filename="x.mp4")
+
+
 @pytest.mark.django_db
 class TestDelete:
     @pytest.mark.parametrize(
