@@ -2,21 +2,25 @@
 
 What it writes is always our own encoding, WIDTH x HEIGHT pixels: ComfyUI looks at no upload, accepts
 truncated files, and would decode anything at full size. Exit code 0: a PNG; REFUSED: a sentence for the
-client.
+client; TOO_MUCH: it took all the memory that we give. Any other end is no fault of the image.
 """
 
 import io
+import os
 import resource
 import struct
 import sys
 import warnings
+from typing import NoReturn
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from comfy.workflow import HEIGHT, WIDTH
+from jobs import colour, whole
 
-REFUSED = 3
+REFUSED, TOO_MUCH = 3, 4
 MEMORY = 1024**3  # bytes: a WebP of 40 megapixels takes 600 MB
+PER_PIXEL = 17  # bytes of memory, at the most
 MAX_PIXELS = 40_000_000
 SIDES = range(16, 16_384 + 1)  # pixels
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -32,6 +36,8 @@ TURNS = {  # by its value
 }
 SIDEWAYS = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
 Image.MAX_IMAGE_PIXELS = None  # Pillow only warns up to 179 megapixels; normalise() has a limit of its own
+PngImagePlugin.MAX_TEXT_CHUNK = 4 * 1024**2  # bytes: colour profiles with tables have more than Pillow's one
+DAMAGED = "The image is damaged or incomplete."
 
 
 class Refused(Exception):
@@ -40,30 +46,57 @@ class Refused(Exception):
 
 def main() -> None:
     seconds = int(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_CPU, seconds, seconds + 1)  # SIGXCPU is ours, SIGKILL is not
+    _limit(resource.RLIMIT_AS, MEMORY, MEMORY)
+    _limit(resource.RLIMIT_CORE, 0, 0)
     warnings.simplefilter("ignore")  # of metadata that we drop
     try:
         sys.stdout.buffer.write(normalise(sys.stdin.buffer.read()))
-    except Refused as error:
-        sys.stdout.write(str(error))
-        sys.exit(REFUSED)
+    except (Refused, MemoryError) as error:
+        _give_up(error)
+
+
+def _limit(kind: int, soft: int, hard: int) -> None:
+    """Never above the limit that is there, which may not be done."""
+    there = resource.getrlimit(kind)[1]
+    if there != resource.RLIM_INFINITY:
+        soft, hard = min(soft, there), min(hard, there)
+    resource.setrlimit(kind, (soft, hard))
+
+
+def _give_up(error: Exception) -> NoReturn:
+    """Ends the process at once: libjpeg may not be returned to."""
+    if isinstance(error, MemoryError):
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        os.write(2, f"An image needs more memory than the limit of {limit:,} bytes leaves.".encode())
+        os._exit(TOO_MUCH if limit == MEMORY else 1)
+    os.write(1, (str(error) if isinstance(error, Refused) else DAMAGED).encode())
+    os._exit(REFUSED)
 
 
 def normalise(data: bytes) -> bytes:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width not in SIDES or image.height not in SIDES:
-                raise Refused(f"Each side must have {SIDES[0]} to {SIDES[-1]:,} pixels.")
-            if image.width * image.height > MAX_PIXELS:
-                raise Refused(f"The image has more than {MAX_PIXELS // 1_000_000} megapixels.")
-            shrunk = _shrunk(image)
+            _check_size(image)
+            if image.format == "PNG":
+                whole.check_png(data)
+            elif image.format != "WEBP":  # a JPEG, or one with more pictures behind it: MPO
+                whole.check_jpeg(data, _give_up)
+            small = colour.to_srgb(_shrunk(image), image)
     except UnidentifiedImageError:
         raise Refused("The image is not a PNG, JPEG or WebP file.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error):  # what Pillow's decoders raise
-        raise Refused("The image is damaged or incomplete.") from None
-    return _png(_flat(shrunk))
+    except (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error):  # what the decoders raise
+        raise Refused(DAMAGED) from None
+    return _png(_flat(small))
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width not in SIDES or image.height not in SIDES:
+        raise Refused(f"Each side must have {SIDES[0]} to {SIDES[-1]:,} pixels.")
+    if image.width * image.height > MAX_PIXELS:
+        raise Refused(f"The image has more than {MAX_PIXELS // 1_000_000} megapixels.")
+    if image.width * image.height * PER_PIXEL > resource.getrlimit(resource.RLIMIT_AS)[0]:
+        raise MemoryError  # a lower limit than ours; libwebp would say that the image is damaged
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
@@ -76,8 +109,13 @@ def _shrunk(image: Image.Image) -> Image.Image:
         image = image.point(lambda value: value * (1 / 256)).convert("L")
     elif image.has_transparency_data and image.mode != "RGBA":  # a palette's, or one colour that is none
         image = image.convert("RGBA")
-    elif image.mode not in ("L", "RGB", "RGBA"):
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB", "RGBA", "CMYK"):
         image = image.convert("RGB")
+    factor = min(image.width // size[0], image.height // size[1]) // 3
+    if factor > 1:  # quickly to three times the size first, which is not to be seen
+        image = image.reduce(factor)
     image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     return image.transpose(turn) if turn is not None else image
 

@@ -10,7 +10,7 @@ from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import exception_handler, set_rollback
 
-from jobs.images import Busy
+from jobs.images import Busy, CannotRead
 from jobs.keys import LimitReached
 from jobs.models import QueueFull
 from jobs.storage import StorageError
@@ -72,6 +72,8 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
         error = TooManyJobs(error.message, error.wait)
     elif isinstance(error, Busy):
         error = Unavailable("Too many images are being taken in at the moment; please try again shortly.", 5)
+    elif isinstance(error, CannotRead):
+        error = Unavailable("The server cannot read images at the moment; please try again later.")
     elif isinstance(error, RequestDataTooBig):
         error = PayloadTooLarge()
     elif isinstance(error, UnreadablePostError):

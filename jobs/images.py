@@ -8,12 +8,13 @@ import base64
 import binascii
 import logging
 import re
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-from jobs.decode import REFUSED
+from jobs.decode import REFUSED, TOO_MUCH
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +22,16 @@ ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 3  # of CPU for one image; the slowest honest one takes 1
 AT_ONCE = 8  # images that are decoded or wait for it in one web process: each holds a thread
 
-TOO_MUCH = "The image takes too much time or memory to decode."
-
 _slots = threading.BoundedSemaphore(AT_ONCE)
 _one_at_a_time = threading.Lock()
 
 
 class BadImage(Exception):
     """One sentence for the client."""
+
+
+class CannotRead(Exception):
+    """Images cannot be read here at the moment, whatever they are; the log says why."""
 
 
 class Busy(Exception):
@@ -51,7 +54,7 @@ def from_base64(text: str) -> bytes:
 def normalise(data: bytes) -> bytes:
     """A PNG of WIDTH x HEIGHT pixels, RGB: cut to that shape at the centre, as the model's node would.
 
-    Raises BadImage; Busy at once rather than to make the ninth wait.
+    Raises BadImage; CannotRead; Busy at once rather than to make the ninth wait.
     """
     if not _slots.acquire(blocking=False):
         raise Busy
@@ -63,16 +66,24 @@ def normalise(data: bytes) -> bytes:
 
 
 def _decoded(data: bytes) -> bytes:
+    """Only an end by one of our own limits is the image's doing. Whatever else ends the decoder is not: a lower
+    limit that the web process has, the kernel that wants memory back, a machine with too few processes, or one
+    so busy that SECONDS of CPU have not come in four times as many.
+    """
     command = [sys.executable, "-m", "jobs.decode", str(SECONDS)]
     try:
         done = subprocess.run(  # noqa: S603 - our own program, and nothing of the client's in its command
             command, input=data, capture_output=True, cwd=ROOT, env={}, timeout=4 * SECONDS, check=False
         )
-    except subprocess.TimeoutExpired:
-        raise BadImage(TOO_MUCH) from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        logger.error("jobs.decode, which reads images, did not run to its end: %s", error)
+        raise CannotRead from None
+    if done.returncode == 0:
+        return done.stdout
     if done.returncode == REFUSED:
         raise BadImage(done.stdout.decode())
-    if done.returncode:
-        logger.warning("jobs.decode ended with %s: %s", done.returncode, done.stderr.decode()[-500:])
-        raise BadImage(TOO_MUCH)
-    return done.stdout
+    if done.returncode in (TOO_MUCH, -signal.SIGXCPU):
+        raise BadImage("The image takes too much time or memory to decode.")
+    reason = done.stderr.decode(errors="replace")[-500:]
+    logger.error("jobs.decode, which reads images, ended with %s: %s", done.returncode, reason)
+    raise CannotRead

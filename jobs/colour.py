@@ -1,0 +1,36 @@
+"""To sRGB, which the model takes every image for: from the colours that the file's ICC profile names."""
+
+import io
+
+from PIL import Image, ImageCms
+
+GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's, by the name of the profile's colours
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+# Colours that sRGB has stay what they are (perceptual would shift them all, to make room for those that it has
+# not), and black becomes black.
+INTENT, FLAGS = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+
+
+def to_srgb(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """``pixels`` are those of ``image``, which has the profile; one that is broken or does not fit is ignored."""
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info.get("icc_profile") or b""))
+        space = profile.profile.xcolor_space.strip()
+        if space not in _fitting(image.mode):
+            return pixels
+        mode = MODES[space]
+        transform = ImageCms.buildTransform(profile, SRGB, mode, "RGB", INTENT, FLAGS)
+        converted = ImageCms.applyTransform(pixels.convert(mode), transform)
+    except (OSError, ValueError, ImageCms.PyCMSError):
+        return pixels
+    assert converted is not None  # noqa: S101 - it was not asked to work in place
+    if pixels.mode == "RGBA":
+        converted.putalpha(pixels.getchannel("A"))
+    return converted
+
+
+def _fitting(mode: str) -> tuple[str, ...]:
+    if mode == "CMYK":
+        return ("CMYK",)
+    return ("GRAY", "RGB") if mode in GREYS else ("RGB",)  # as browsers do: grey is a colour of each RGB
