@@ -7,13 +7,13 @@ from PIL import Image, ImageCms
 GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's, by the name of the profile's colours
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-# Colours that sRGB has stay what they are (perceptual would shift them all, to make room for those that it has
-# not), and black becomes black.
+# What sRGB has stays as it is, and black becomes black. (The perceptual intent would shift every colour, to
+# make room for those that sRGB has not.)
 INTENT, FLAGS = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
 
 
 def to_srgb(pixels: Image.Image, image: Image.Image) -> Image.Image:
-    """``pixels`` are those of ``image``, which has the profile; one that is broken or does not fit is ignored."""
+    """``image`` has the profile, ``pixels`` are its own. What is broken or does not fit is ignored."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info.get("icc_profile") or b""))
         space = profile.profile.xcolor_space.strip()

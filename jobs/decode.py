@@ -86,6 +86,7 @@ def normalise(data: bytes) -> bytes:
     except UnidentifiedImageError:
         raise Refused("The image is not a PNG, JPEG or WebP file.") from None
     except (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error):  # what the decoders raise
+        _check_memory()
         raise Refused(DAMAGED) from None
     return _png(_flat(small))
 
@@ -95,8 +96,12 @@ def _check_size(image: Image.Image) -> None:
         raise Refused(f"Each side must have {SIDES[0]} to {SIDES[-1]:,} pixels.")
     if image.width * image.height > MAX_PIXELS:
         raise Refused(f"The image has more than {MAX_PIXELS // 1_000_000} megapixels.")
-    if image.width * image.height * PER_PIXEL > resource.getrlimit(resource.RLIMIT_AS)[0]:
-        raise MemoryError  # a lower limit than ours; libwebp would say that the image is damaged
+
+
+def _check_memory() -> None:
+    """libwebp says nothing else when it gets too little memory than when an image is damaged."""
+    if resource.getrlimit(resource.RLIMIT_AS)[0] < MEMORY:
+        bytearray(MAX_PIXELS * PER_PIXEL)  # a MemoryError if it may have been so
 
 
 def _shrunk(image: Image.Image) -> Image.Image:

@@ -66,17 +66,17 @@ def normalise(data: bytes) -> bytes:
 
 
 def _decoded(data: bytes) -> bytes:
-    """Only an end by one of our own limits is the image's doing. Whatever else ends the decoder is not: a lower
-    limit that the web process has, the kernel that wants memory back, a machine with too few processes, or one
-    so busy that SECONDS of CPU have not come in four times as many.
+    """Only an end by one of our own limits is the image's doing. Whatever else ends the decoder is not: a
+    lower limit that the web process has, the kernel that wants memory back, a machine that starts no more
+    processes, or one so busy that it gave less than SECONDS of CPU in four times as many.
     """
     command = [sys.executable, "-m", "jobs.decode", str(SECONDS)]
     try:
         done = subprocess.run(  # noqa: S603 - our own program, and nothing of the client's in its command
             command, input=data, capture_output=True, cwd=ROOT, env={}, timeout=4 * SECONDS, check=False
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        logger.error("jobs.decode, which reads images, did not run to its end: %s", error)
+    except (OSError, MemoryError, subprocess.TimeoutExpired) as error:
+        logger.error("jobs.decode, which reads images, did not run to its end: %r", error)
         raise CannotRead from None
     if done.returncode == 0:
         return done.stdout

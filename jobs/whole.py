@@ -1,9 +1,10 @@
 """Whether a file holds its whole picture: Pillow paints what is lost grey or black, without a word.
 
-A JPEG is read once more by the libjpeg that Pillow brings, as Pillow keeps libjpeg's warnings to itself: only
-the coefficients, which takes a fraction of a second. (FFmpeg's decoder misses a quarter of what libjpeg sees.)
-Of a PNG Pillow leaves out the checksums of the pixels, and does not look whether there are enough of them.
-libwebp itself refuses what is cut off; nothing in a WebP tells whether a byte in its middle was changed.
+A JPEG is read once more by the libjpeg that Pillow brings, as Pillow keeps libjpeg's warnings to itself:
+the coefficients alone, which takes a fraction of a second. (FFmpeg's decoder misses a quarter of what libjpeg
+sees.) Of a PNG Pillow leaves out the checksums of the pixels, and does not look whether there are enough of
+them. libwebp itself refuses what is cut off. Damaged data that can still be understood is not seen: neither
+JPEG nor WebP has checksums.
 """
 
 import ctypes
@@ -56,7 +57,9 @@ def check_jpeg(data: bytes, give_up: Callable[[Exception], NoReturn]) -> None:
 
 
 def _read_coefficients(data: bytes, give_up: Callable[[Exception], NoReturn]) -> None:
-    libjpeg = ctypes.CDLL(Image.core.__file__)  # a name that is not there is looked for in what it is linked to
+    libjpeg = ctypes.CDLL(
+        Image.core.__file__
+    )  # a name that is not there is looked for in what it is linked to
     errors, info = _Errors(), ctypes.create_string_buffer(632)  # of jpeg_decompress_struct, of libjpeg 6.2
 
     def text(pointer: int) -> str:
@@ -74,7 +77,9 @@ def _read_coefficients(data: bytes, give_up: Callable[[Exception], NoReturn]) ->
 
     libjpeg.jpeg_std_error(ctypes.byref(errors))
     ctypes.c_void_p.from_buffer(info).value = ctypes.addressof(errors)
-    libjpeg.jpeg_CreateDecompress(info, 62, ctypes.c_size_t(len(info)))  # another libjpeg ends the process here
+    libjpeg.jpeg_CreateDecompress(
+        info, 62, ctypes.c_size_t(len(info))
+    )  # another libjpeg ends the process here
     errors.error_exit, errors.emit_message = _ERROR(error), _MESSAGE(message)
     libjpeg.jpeg_mem_src(info, data, ctypes.c_ulong(len(data)))
     libjpeg.jpeg_read_header(info, 1)

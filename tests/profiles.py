@@ -34,7 +34,9 @@ def press() -> bytes:
 
 
 def _rgb(*primaries: tuple[float, float, float], gamma: float) -> bytes:
-    tags = {name: _xyz(*primary) for name, primary in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)}
+    tags = {
+        name: _xyz(*primary) for name, primary in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)
+    }
     curves = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _curve(gamma))
     return _profile(b"mntr", b"RGB ", b"XYZ ", tags | curves)
 
