@@ -1,11 +1,12 @@
 """Fetches a client's ``image_url``: from public addresses only, within a deadline and a size limit.
 
-requests-hardened resolves the name once, refuses what is not public, and connects to the address it
-checked. Here are a stricter idea of what is public, and the limits on time, size, ports and redirects.
+Each connection looks the name up, checks what it finds, and goes to one of these addresses itself, so that
+nothing can change between the check and the use. The name stays the one that TLS and the server see.
 """
 
 import contextlib
 import ipaddress
+import itertools
 import socket
 import threading
 import time
@@ -16,9 +17,8 @@ from urllib.parse import urlsplit
 import requests
 from django.conf import settings
 from requests.adapters import HTTPAdapter
-from requests_hardened import Config, HTTPSession
-from requests_hardened.ip_filter import InvalidIPAddress
-from requests_hardened.ip_filter_adapter import IPFilterAdapter
+from urllib3.exceptions import NewConnectionError
+from urllib3.util.connection import create_connection
 
 from jobs.images import BadImage, Busy
 
@@ -26,15 +26,9 @@ MAX_REDIRECTS = 3
 AT_ONCE = 4  # fetches of one web process: each holds a thread
 CHUNK = 1 << 16
 PORTS = (None, 80, 443)
-SESSION = Config(
-    ip_filter_enable=True,
-    ip_filter_allow_loopback_ips=False,
-    never_redirect=False,
-    default_timeout=(5, 10),  # not used: each send() gets what is left until the deadline
-    user_agent_override="wanapi",
-)
+MOST_ADDRESSES = 6  # of one name that are tried
+PATIENCE = 3  # seconds for an address while there is another
 SENTENCES: dict[type[Exception], str] = {  # for the client; the first whose error fits
-    InvalidIPAddress: "The address is not public; images are fetched from public servers only.",
     requests.TooManyRedirects: f"The image's server redirected more than {MAX_REDIRECTS} times.",
     requests.exceptions.InvalidSchema: "Images are fetched from http and https URLs only.",
     requests.exceptions.InvalidHeader: "The image's server broke off or sent a damaged answer.",
@@ -92,6 +86,9 @@ def _read(response: requests.Response) -> bytes:
     return bytes(body)
 
 
+NOT_PUBLIC = "The address is not public; images are fetched from public servers only."
+
+
 class Deadline:
     """Cuts every socket of a fetch when its time is up: a timeout per read lets a drip go on for ever."""
 
@@ -132,7 +129,9 @@ class Deadline:
 class _WatchedAdapter(HTTPAdapter):
     """Holds each connection to the deadline."""
 
-    deadline: Deadline
+    def __init__(self, deadline: Deadline):
+        super().__init__()
+        self.deadline = deadline
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         options["timeout"] = max(self.deadline.left(), 0.001)
@@ -143,17 +142,38 @@ class _WatchedAdapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        deadline, plain = self.deadline, pool.ConnectionCls
+        adapter, plain = self, pool.ConnectionCls
 
         class Watched(plain):  # type: ignore[misc, valid-type]
             def _new_conn(self) -> socket.socket:
-                return deadline.watch(super()._new_conn())
+                return adapter.connect(self)
 
         pool.ConnectionCls = Watched
         return pool
 
+    def connect(self, connection: Any) -> socket.socket:
+        """To the first address that can be reached: one that is down, or IPv6 to nowhere, is passed."""
+        addresses = _addresses(connection._dns_host.strip("[]"))
+        self.check(addresses, connection.port)
+        waiting = _by_turns(addresses)
+        while waiting:
+            target = (waiting.pop(0), connection.port)
+            left = max(self.deadline.left(), 0.001)
+            patience = min(PATIENCE, left / (len(waiting) + 1)) if waiting else left
+            try:
+                reached = create_connection(target, patience, socket_options=connection.socket_options)
+            except OSError as error:
+                failed = error
+            else:
+                reached.settimeout(max(self.deadline.left(), 0.001))  # for TLS
+                return self.deadline.watch(reached)
+        raise NewConnectionError(connection, str(failed))
 
-class _PublicAdapter(_WatchedAdapter, IPFilterAdapter):
+    def check(self, addresses: list[str], port: int) -> None:
+        """The operator's own server may have any address."""
+
+
+class _PublicAdapter(_WatchedAdapter):
     """Public addresses and the usual ports only, on each redirect anew."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
@@ -164,74 +184,75 @@ class _PublicAdapter(_WatchedAdapter, IPFilterAdapter):
             raise BadImage("Images are fetched from ports 80 and 443 only.")
         return super().send(request, *args, **options)
 
-    def build_connection_pool_key_attributes(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        """Here requests-hardened looks at the name's first address, and puts it in the place of the name."""
-        parts = urlsplit(request.url)
-        addresses = _addresses(parts.hostname)
-        if all(_is_private_store(address, parts) for address in addresses):
-            return self._pinned(addresses[0], parts, request, *args, **kwargs)
-        if parts.port not in PORTS:
-            raise InvalidIPAddress(parts.hostname)
-        for address in addresses:
-            _check(address)
-        host, pool = super().build_connection_pool_key_attributes(request, *args, **kwargs)
-        _check(host["host"].strip("[]"))  # it was resolved anew
-        return host, pool
-
-    def _pinned(self, address: str, parts: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        """The same for an address in one of the operator's networks, which requests-hardened would refuse."""
-        host: Any
-        pool: Any
-        host, pool = HTTPAdapter.build_connection_pool_key_attributes(self, request, *args, **kwargs)
-        request.headers["Host"] = parts.netloc
-        if parts.scheme == "https":
-            pool |= {"assert_hostname": parts.hostname, "server_hostname": parts.hostname}
-        host["host"] = f"[{address}]" if ":" in address else address
-        return host, pool
+    def check(self, addresses: list[str], port: int) -> None:
+        """All are in the operator's networks, or all are public."""
+        found = [ipaddress.ip_address(address) for address in addresses]
+        if all(_is_private_store(address, port) for address in found):
+            return
+        if port not in PORTS or not all(_is_public(address) for address in found):
+            raise BadImage(NOT_PUBLIC)
 
 
-def _is_private_store(address: str, parts: Any) -> bool:
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return any(
-        ipaddress.ip_address(address) in network and port == theirs
-        for network, theirs in settings.IMAGE_URL_NETWORKS
-    )
-
-
-def _addresses(name: str | None) -> list[str]:
+def _addresses(name: str) -> list[str]:
     try:
-        return [str(found[4][0]) for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise requests.ConnectionError(str(error)) from None
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _by_turns(addresses: list[str]) -> list[str]:
+    """IPv6 and IPv4 by turns, the name server's first kind first: often a whole kind leads nowhere."""
+    kinds: dict[bool, list[str]] = {}
+    for address in addresses:
+        kinds.setdefault(":" in address, []).append(address)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*kinds.values()))
+    return [address for address in turns if address][:MOST_ADDRESSES]
+
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _is_private_store(address: Address, port: int) -> bool:
+    return any(address in network and port == theirs for network, theirs in settings.IMAGE_URL_NETWORKS)
 
 
 # The only IPv6 addresses that are given out for the public net. Those that hold an IPv4 address inside lie
-# beyond it, but for Teredo, which is not global, and 6to4, which requests-hardened refuses.
+# beyond it, but for Teredo and 6to4, which are refused below.
 PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
-AZURE_HOST = ipaddress.IPv4Address("168.63.129.16")  # what an Azure machine's own host answers on
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # a gateway that leads to the IPv4 address in the last 32 bits
+NOT_FOR_ALL = [  # what Python, according to its version, takes for public
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16/32",  # what an Azure machine's own host answers on
+        "192.0.0.0/24",  # for protocols of the IETF
+        "192.88.99.0/24",  # a relay for 6to4
+        "2001::/23",  # Teredo, ORCHID and others
+        "2002::/16",  # 6to4
+        "3fff::/20",  # for documentation
+    )
+]
 
 
-def _check(text: str) -> None:
-    address = ipaddress.ip_address(text)
-    public = address.is_global and not address.is_multicast and not address.is_reserved
+def _is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
-        public &= address in PUBLIC_IPV6
-    if not public or address == AZURE_HOST:
-        raise InvalidIPAddress(address)
+        if address in NAT64:
+            return _is_public(ipaddress.IPv4Address(address.packed[-4:]))
+        if address not in PUBLIC_IPV6:
+            return False
+    public = address.is_global and not address.is_multicast and not address.is_reserved
+    return public and not any(address in network for network in NOT_FOR_ALL)
 
 
-def _session(deadline: Deadline) -> HTTPSession:
-    session = HTTPSession(SESSION)
+def _session(deadline: Deadline) -> requests.Session:
+    session = requests.Session()
+    session.headers["User-Agent"] = "wanapi"
     session.trust_env = False  # a proxy would resolve the name again, and .netrc is nobody's business
     session.max_redirects = MAX_REDIRECTS
     for scheme in ("http", "https"):
-        adapter = _PublicAdapter(is_https_proto=scheme == "https")
-        adapter.deadline = deadline
-        session.mount(f"{scheme}://", adapter)
+        session.mount(f"{scheme}://", _PublicAdapter(deadline))
         for host in settings.IMAGE_URL_ALLOW:
-            own = _WatchedAdapter()
-            own.deadline = deadline
-            session.mount(f"{scheme}://{host}/", own)
+            session.mount(f"{scheme}://{host}/", _WatchedAdapter(deadline))
             if host.endswith(":80" if scheme == "http" else ":443"):
-                session.mount(f"{scheme}://{host.rpartition(':')[0]}/", own)
+                session.mount(f"{scheme}://{host.rpartition(':')[0]}/", _WatchedAdapter(deadline))
     return session

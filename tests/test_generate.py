@@ -180,6 +180,16 @@ class TestImage:
     def test_it_refuses_what_is_no_base64(self, api, text):
         assert "Base64" in str(refused(api, {"prompt": "A cat", "image_base64": text}))
 
+    def test_a_server_that_cannot_read_images_says_so(self, api, submit, monkeypatch, caplog):
+        monkeypatch.setattr("jobs.images.sys.executable", "/nothing/here")
+        body = {"prompt": "A cat", "image_base64": base64.b64encode(picture()).decode()}
+
+        assert refused(api, body, status=503) == {
+            "detail": "The server cannot read images at the moment; please try again later."
+        }
+        assert "jobs.decode" in caplog.text
+        submit()
+
     def test_base64_wins_over_a_url(self, api, submit):
         submit(
             image_base64=base64.b64encode(picture()).decode(), image_url="http://127.0.0.1:1/never-fetched"
