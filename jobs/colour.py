@@ -12,16 +12,17 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 INTENT, FLAGS = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
 
 
-def to_srgb(pixels: Image.Image, image: Image.Image) -> Image.Image:
-    """``image`` has the profile, ``pixels`` are its own. What is broken or does not fit is ignored."""
+def to_srgb(pixels: Image.Image, mode: str, icc: bytes | None) -> Image.Image:
+    """``mode`` is that of the file. A profile that is broken or does not fit is ignored."""
+    if not icc:
+        return pixels
     try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info.get("icc_profile") or b""))
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()
-        if space not in _fitting(image.mode):
+        if space not in _fitting(mode):
             return pixels
-        mode = MODES[space]
-        transform = ImageCms.buildTransform(profile, SRGB, mode, "RGB", INTENT, FLAGS)
-        converted = ImageCms.applyTransform(pixels.convert(mode), transform)
+        transform = ImageCms.buildTransform(profile, SRGB, MODES[space], "RGB", INTENT, FLAGS)
+        converted = ImageCms.applyTransform(pixels.convert(MODES[space]), transform)
     except (OSError, ValueError, ImageCms.PyCMSError):
         return pixels
     assert converted is not None  # noqa: S101 - it was not asked to work in place

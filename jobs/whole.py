@@ -131,19 +131,26 @@ STEP = 1 << 20
 
 def check_png(data: bytes) -> None:
     """Its pixels' checksums, their number, and that it comes to its end."""
-    position, kind, left, pixels = 8, b"", 0, zlib.decompressobj()
-    while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", data, position)
-        body = data[position + 8 : position + 8 + length]
-        position += 12 + length
+    left, pixels = 0, zlib.decompressobj()
+    for kind, body, checksum in png_chunks(data):
         if kind == b"IHDR":
             left = _promised(body)
         elif kind == b"IDAT":
-            if zlib.crc32(kind + body).to_bytes(4) != data[position - 4 : position]:
+            if zlib.crc32(kind + body).to_bytes(4) != checksum:
                 raise Damaged("a checksum is wrong")
             left -= _inflated(pixels, body, left)
     if left > 0:
         raise Damaged("pixels are missing")
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """The kind, the body and the checksum of each, up to the end."""
+    position, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        yield kind, data[position + 8 : end], data[end : end + 4]
+        position = end + 4
 
 
 def _promised(header: bytes) -> int:
