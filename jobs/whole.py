@@ -25,7 +25,7 @@ class Damaged(ValueError):
 
 # JPEG
 
-MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed 0xFF nor a restart
+MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # neither a stuffed 0xFF nor a restart
 SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
 SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)  # starts of frames; each by Huffman and arithmetic
 COEFFICIENTS = 64  # of each component
