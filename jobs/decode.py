@@ -11,6 +11,7 @@ import resource
 import struct
 import sys
 import warnings
+import zlib
 from typing import NoReturn
 
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -37,6 +38,17 @@ TURNS = {  # by its value
 SIDEWAYS = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
 Image.MAX_IMAGE_PIXELS = None  # Pillow only warns up to 179 megapixels; normalise() has a limit of its own
 PngImagePlugin.MAX_TEXT_CHUNK = 4 * 1024**2  # bytes: colour profiles with tables have more than Pillow's one
+DECODERS_RAISE = (  # for something in the image; AttributeError, say, would be our own
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 DAMAGED = "The image is damaged or incomplete."
 
 
@@ -85,7 +97,7 @@ def normalise(data: bytes) -> bytes:
             small = colour.to_srgb(_shrunk(image), image.mode, _profile(image, data))
     except UnidentifiedImageError:
         raise Refused("The image is not a PNG, JPEG or WebP file.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error):  # what the decoders raise
+    except DECODERS_RAISE:
         _check_memory()
         raise Refused(DAMAGED) from None
     return _png(_flat(small))

@@ -12,31 +12,21 @@ Vector = tuple[float, ...]
 Matrix = tuple[Vector, ...]
 
 D65, D50 = (0.3127, 0.3290), (0.9642, 1.0, 0.8249)  # daylight, and the white of profiles, which is an XYZ
-BT709: tuple[Point, ...] = (
-    D65,
-    (0.64, 0.33),
-    (0.30, 0.60),
-    (0.15, 0.06),
-)  # white, red, green, blue; those of sRGB
-DISPLAY_P3: tuple[Point, ...] = (D65, (0.680, 0.320), (0.265, 0.690), (0.150, 0.060))
-BT2020: tuple[Point, ...] = (D65, (0.708, 0.292), (0.170, 0.797), (0.131, 0.046))
-CICP = {1: BT709, 9: BT2020, 12: DISPLAY_P3}  # by the number of the primaries
-BRADFORD = (
-    (0.8951, 0.2664, -0.1614),
-    (-0.7502, 1.7135, 0.0367),
-    (0.0389, -0.0685, 1.0296),
-)  # from white to white
+# Each has a white, a red, a green and a blue; those of sRGB come first.
+BT709: tuple[Point, ...] = (D65, (0.64, 0.33), (0.3, 0.6), (0.15, 0.06))
+DISPLAY_P3: tuple[Point, ...] = (D65, (0.68, 0.32), (0.265, 0.69), (0.15, 0.06))
+BT2020: tuple[Point, ...] = (D65, (0.708, 0.292), (0.17, 0.797), (0.131, 0.046))
+CODES = {bytes((number, 13, 0, 1)): points for number, points in ((1, BT709), (9, BT2020), (12, DISPLAY_P3))}
+# From one white to another, as eyes do it.
+BRADFORD = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
 SRGB_CURVE = (3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # the kind of function, its parameters
 
 
 def of_png(image: Image.Image, data: bytes) -> bytes | None:
     """cICP comes before iCCP, that before sRGB, and that before gAMA with cHRM, as the format has it."""
-    coded = {body for kind, body, _ in whole.png_chunks(data) if kind == b"cICP"}
-    for primaries, points in CICP.items():
-        if (
-            bytes((primaries, 13, 0, 1)) in coded
-        ):  # 13: with sRGB's curve; HDR is left to the profile beside it
-            return _profile(points, SRGB_CURVE)
+    for kind, body, _ in whole.png_chunks(data):
+        if kind == b"cICP" and body in CODES:  # with sRGB's curve; one for HDR has a profile beside it
+            return _profile(CODES[body], SRGB_CURVE)
     if "icc_profile" in image.info or "srgb" in image.info or "gamma" not in image.info:
         return image.info.get("icc_profile")
     gamma, numbers = image.info["gamma"], image.info.get("chromaticity")

@@ -329,11 +329,18 @@ class TestDamage:
 
     @pytest.mark.parametrize("place", [0.05, 0.5, 0.95])
     @pytest.mark.parametrize("damage", [b"", bytes(16), b"\xff" * 16])
-    def test_a_png_whose_pixels_do_not_match_their_checksum(self, place, damage):
-        data = saved(photo(), "PNG")
+    @pytest.mark.parametrize("level", [0, 6])  # 0: not compressed, so that anything could be a pixel
+    def test_a_png_whose_pixels_do_not_match_their_checksum(self, place, damage, level):
+        data = saved(photo(), "PNG", compress_level=level)
         position = int(len(data) * place)
 
         assert refused(data[:position] + damage + data[position + 16 :]) == DAMAGED
+
+    def test_a_png_with_a_wrong_checksum(self):
+        data = saved(photo(), "PNG")
+        checksum = len(data) - 12 - 4
+
+        assert refused(data[:checksum] + b"none" + data[checksum + 4 :]) == DAMAGED
 
     def test_a_png_with_too_few_rows(self):
         assert refused(png(64, 64, rows=63)) == DAMAGED
