@@ -5,7 +5,9 @@ import struct
 import subprocess
 import sys
 import zlib
+from fractions import Fraction
 
+import av
 import pytest
 from PIL import Image, ImageCms
 
@@ -320,6 +322,12 @@ class TestDamage:
     def test_an_odd_jpeg_that_lost_nothing_is_taken(self, odd):
         images.normalise(odd(saved(photo(), "JPEG")))
 
+    @pytest.mark.parametrize(
+        ("codec", "pixels"), [("mjpeg", "yuvj422p"), ("mjpeg", "yuvj444p"), ("ljpeg", "yuvj444p")]
+    )
+    def test_a_jpeg_of_another_encoder_is_taken_also_a_lossless_one(self, codec, pixels):
+        images.normalise(encoded(codec, pixels))
+
     def test_a_jpeg_with_a_second_picture_is_taken_also_without_that(self):
         two = saved(photo(), "MPO", save_all=True, append_images=[photo("RGB", (208, 120))])
 
@@ -360,6 +368,14 @@ class TestDamage:
 
         assert refused(data[: len(data) // 2]) == DAMAGED
         assert refused(data[:-20]) == DAMAGED
+
+
+def encoded(codec, pixels):
+    encoder = av.CodecContext.create(codec, "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 403, 301, pixels
+    encoder.time_base, encoder.color_range = Fraction(1), 2
+    frame = av.VideoFrame.from_image(photo(size=(403, 301))).reformat(format=pixels)
+    return b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
 
 
 def interlaced(width, height, lost=0):

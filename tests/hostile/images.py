@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from PIL import Image, PngImagePlugin
 
+from tests.profiles import adobe_rgb
+
 LARGE = (8000, 4990)  # pixels: just below the limit of 40 megapixels
 LONG = (16_384, 2440)
 
@@ -148,6 +150,14 @@ IMAGES: dict[str, tuple[Callable[[], bytes], bool]] = {
     "JPEG of noise": (lambda: saved(noise("RGB", (5000, 4000)), "JPEG", quality=75), True),
     "JPEG of 10,000 scans": (lambda: many_scans(LARGE, 10_000), False),
     "JPEG, cut off": (lambda: saved(noise("RGB", (800, 600)), "JPEG")[:-500], False),
+    "JPEG with a colour profile of 15 MB": (
+        lambda: saved(plain("RGB", (64, 64)), "JPEG", icc_profile=adobe_rgb() + b"\0" * 15_000_000),
+        True,
+    ),
+    "JPEG that lost its middle": (
+        lambda: (data := saved(noise("RGB", (800, 600)), "JPEG"))[:50_000] + data[60_000:],
+        False,
+    ),
     "JPEG with an EXIF that loops": (exif_loop, True),
     "JPEG with an EXIF of nonsense": (lambda: exif_of(60_000), True),
     "JPEG that claims 65,535 x 65,535": (
