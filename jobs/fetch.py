@@ -7,6 +7,7 @@ nothing can change between the check and the use. The name stays the one that TL
 import contextlib
 import ipaddress
 import itertools
+import logging
 import socket
 import threading
 import time
@@ -20,7 +21,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NewConnectionError
 from urllib3.util.connection import create_connection
 
-from jobs.images import BadImage, Busy
+from jobs.images import BadImage, Busy, CannotRead
+
+logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 3
 AT_ONCE = 4  # fetches of one web process: each holds a thread
@@ -46,11 +49,17 @@ _threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")  # the resolv
 def fetch(url: str) -> bytes:
     """The body behind ``url``: at most IMAGE_MAX_BYTES, within IMAGE_URL_TIMEOUT seconds in all.
 
-    Raises BadImage with a sentence that helps the client; Busy at once rather than to wait for a slot.
+    Raises BadImage with a sentence that helps the client; CannotRead; Busy at once rather than to wait for a
+    slot.
     """
     if not _slots.acquire(blocking=False):
         raise Busy
-    fetching = _threads.submit(_fetch, url)
+    try:
+        fetching = _threads.submit(_fetch, url)
+    except RuntimeError as error:  # the machine starts no more threads
+        _slots.release()
+        logger.error("image_url cannot be fetched: %s", error)
+        raise CannotRead from None
     fetching.add_done_callback(lambda _: _slots.release())
     try:
         return fetching.result(settings.IMAGE_URL_TIMEOUT + 0.5)  # its own deadline comes first

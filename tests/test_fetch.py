@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import pytest
 
 from jobs.fetch import AT_ONCE, NOT_PUBLIC, _is_public, fetch
-from jobs.images import BadImage
+from jobs.images import BadImage, CannotRead
 from jobs.models import Job
 from tests.conftest import eventually, picture
 
@@ -283,6 +283,20 @@ def test_only_so_many_are_fetched_at_once_and_the_rest_are_told_quickly(api, own
     for thread in threads:
         thread.join()
     assert fetch(f"{own.url}/image/") == picture()  # the slots are free again
+
+
+def test_a_machine_that_starts_no_threads_keeps_its_slots(own, monkeypatch, caplog):
+    def submit(*_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.fetch._threads.submit", submit)
+        for _ in range(AT_ONCE + 1):
+            with pytest.raises(CannotRead):
+                fetch(f"{own.url}/image")
+
+    assert "can't start new thread" in caplog.text
+    assert fetch(f"{own.url}/image") == picture()
 
 
 class TestPrivateNetworks:
