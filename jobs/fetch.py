@@ -5,6 +5,7 @@ nothing can change between the check and the use. The name stays the one that TL
 """
 
 import contextlib
+import errno
 import ipaddress
 import itertools
 import logging
@@ -30,6 +31,7 @@ AT_ONCE = 4  # fetches of one web process: each holds a thread
 CHUNK = 1 << 16
 PORTS = (None, 80, 443)
 MOST_ADDRESSES = 6  # of one name that are tried
+OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # no fault of any server
 PATIENCE = 3  # seconds for an address while there is another
 SENTENCES: dict[type[Exception], str] = {  # for the client; the first whose error fits
     requests.TooManyRedirects: f"The image's server redirected more than {MAX_REDIRECTS} times.",
@@ -58,13 +60,17 @@ def fetch(url: str) -> bytes:
         fetching = _threads.submit(_fetch, url)
     except RuntimeError as error:  # the machine starts no more threads
         _slots.release()
-        logger.error("image_url cannot be fetched: %s", error)
-        raise CannotRead from None
+        raise _cannot_read(error) from None
     fetching.add_done_callback(lambda _: _slots.release())
     try:
         return fetching.result(settings.IMAGE_URL_TIMEOUT + 0.5)  # its own deadline comes first
     except TimeoutError:
         raise _late() from None
+
+
+def _cannot_read(error: Exception) -> CannotRead:
+    logger.error("image_url cannot be fetched: %s", error)
+    return CannotRead()
 
 
 def _late() -> BadImage:
@@ -172,6 +178,8 @@ class _WatchedAdapter(HTTPAdapter):
             try:
                 reached = create_connection(target, patience, socket_options=connection.socket_options)
             except OSError as error:
+                if error.errno in OURS:
+                    raise _cannot_read(error) from None
                 failed = error
             else:
                 reached.settimeout(max(self.deadline.left(), 0.001))  # for TLS

@@ -1,5 +1,6 @@
 """image_url: fetched from public servers only, within a time and a size. The servers here are real ones."""
 
+import resource
 import socket
 import ssl
 import subprocess
@@ -297,6 +298,18 @@ def test_a_machine_that_starts_no_threads_keeps_its_slots(own, monkeypatch, capl
 
     assert "can't start new thread" in caplog.text
     assert fetch(f"{own.url}/image") == picture()
+
+
+def test_a_process_without_free_files_does_not_blame_the_server(own, caplog):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(CannotRead):
+            fetch(f"{own.url}/image")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert "Too many open files" in caplog.text
 
 
 class TestPrivateNetworks:
