@@ -17,7 +17,7 @@ from typing import NoReturn
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from comfy.workflow import HEIGHT, WIDTH
-from jobs import colour, icc, whole
+from jobs import colour, whole
 
 REFUSED, TOO_MUCH = 3, 4
 MEMORY = 1024**3  # bytes: a WebP of 40 megapixels takes 600 MB
@@ -94,7 +94,7 @@ def normalise(data: bytes) -> bytes:
                 whole.check_png(data)
             elif image.format != "WEBP":  # a JPEG, or one with more pictures behind it: MPO
                 whole.check_jpeg(data, _give_up)
-            small = colour.to_srgb(_shrunk(image), image.mode, _profile(image, data))
+            small = colour.to_srgb(_shrunk(image), image.mode, image.info.get("icc_profile"))
     except UnidentifiedImageError:
         raise Refused("The image is not a PNG, JPEG or WebP file.") from None
     except DECODERS_RAISE:
@@ -108,12 +108,6 @@ def _check_size(image: Image.Image) -> None:
         raise Refused(f"Each side must have {SIDES[0]} to {SIDES[-1]:,} pixels.")
     if image.width * image.height > MAX_PIXELS:
         raise Refused(f"The image has more than {MAX_PIXELS // 1_000_000} megapixels.")
-
-
-def _profile(image: Image.Image, data: bytes) -> bytes | None:
-    if image.format == "PNG":
-        return icc.of_png(image, data)
-    return image.info.get("icc_profile")
 
 
 def _check_memory() -> None:

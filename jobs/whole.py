@@ -57,9 +57,8 @@ def check_jpeg(data: bytes, give_up: Callable[[Exception], NoReturn]) -> None:
 
 
 def _read_coefficients(data: bytes, give_up: Callable[[Exception], NoReturn]) -> None:
-    libjpeg = ctypes.CDLL(
-        Image.core.__file__
-    )  # a name that is not there is looked for in what it is linked to
+    # A name that this module of Pillow lacks is looked for in the libraries that it is linked to.
+    libjpeg = ctypes.CDLL(Image.core.__file__)
     errors, info = _Errors(), ctypes.create_string_buffer(632)  # of jpeg_decompress_struct, of libjpeg 6.2
 
     def text(pointer: int) -> str:
@@ -77,9 +76,8 @@ def _read_coefficients(data: bytes, give_up: Callable[[Exception], NoReturn]) ->
 
     libjpeg.jpeg_std_error(ctypes.byref(errors))
     ctypes.c_void_p.from_buffer(info).value = ctypes.addressof(errors)
-    libjpeg.jpeg_CreateDecompress(
-        info, 62, ctypes.c_size_t(len(info))
-    )  # another libjpeg ends the process here
+    # A libjpeg of another version ends the process here: manage.py check_setup would tell.
+    libjpeg.jpeg_CreateDecompress(info, 62, ctypes.c_size_t(len(info)))
     errors.error_exit, errors.emit_message = _ERROR(error), _MESSAGE(message)
     libjpeg.jpeg_mem_src(info, data, ctypes.c_ulong(len(data)))
     libjpeg.jpeg_read_header(info, 1)
@@ -132,7 +130,7 @@ STEP = 1 << 20
 def check_png(data: bytes) -> None:
     """Its pixels' checksums, their number, and that it comes to its end."""
     left, pixels = 0, zlib.decompressobj()
-    for kind, body, checksum in png_chunks(data):
+    for kind, body, checksum in _chunks(data):
         if kind == b"IHDR":
             left = _promised(body)
         elif kind == b"IDAT":
@@ -143,7 +141,7 @@ def check_png(data: bytes) -> None:
         raise Damaged("pixels are missing")
 
 
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
     """The kind, the body and the checksum of each, up to the end."""
     position, kind = 8, b""
     while kind != b"IEND":

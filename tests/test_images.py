@@ -188,58 +188,6 @@ class TestColours:
         assert near(normalised(self.stored((60, 160, 70), large), icc_profile=large), (60, 160, 70))
 
 
-class TestPngWithoutAProfile:
-    """Its other words about colours, which browsers heed."""
-
-    P3 = bytes((12, 13, 0, 1))
-    LINEAR = struct.pack(">I", 100_000)
-    ADOBE = struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)
-    USUAL = struct.pack(">I", 45455)
-
-    def seen(self, colour, *words, **options):
-        data = saved(Image.new("RGB", (64, 64), colour), "PNG", **options)
-        header = 8 + 25
-        spoken = b"".join(chunk(kind, body) for kind, body in words)
-        return Image.open(io.BytesIO(images.normalise(data[:header] + spoken + data[header:])))
-
-    def test_a_code_for_display_p3(self):
-        assert near(self.seen((183, 72, 60), (b"cICP", self.P3)), (198, 62, 53))
-
-    def test_a_gamma(self):
-        assert near(self.seen((64, 64, 64), (b"gAMA", self.LINEAR)), (137, 137, 137))
-
-    def test_a_gamma_and_primaries(self):
-        image = self.seen((102, 159, 78), (b"gAMA", self.USUAL), (b"cHRM", self.ADOBE))
-
-        assert near(image, (60, 160, 70))
-
-    @pytest.mark.parametrize(
-        "words",
-        [
-            [(b"sRGB", b"\0")],
-            [(b"gAMA", USUAL)],
-            [(b"sRGB", b"\0"), (b"gAMA", LINEAR)],
-            [(b"cHRM", ADOBE)],
-            [(b"gAMA", bytes(4))],
-            [(b"gAMA", LINEAR), (b"cHRM", bytes(32))],
-            [(b"gAMA", b"\0\0\0\1"), (b"cHRM", b"\xff" * 32)],
-            [(b"cICP", bytes((9, 16, 0, 1)))],  # HDR
-            [(b"cICP", b"")],
-        ],
-    )
-    def test_words_for_srgb_and_nonsense_change_nothing(self, words):
-        assert near(self.seen((60, 120, 70), *words), (60, 120, 70))
-
-    def test_a_profile_has_more_weight_than_a_gamma(self):
-        image = self.seen((60, 120, 70), (b"gAMA", self.LINEAR), icc_profile=srgb())
-
-        assert near(image, (60, 120, 70))
-
-
-def srgb():
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
 def near(image, colour):
     found = image.getpixel((416, 240))
     assert max(abs(ours - theirs) for ours, theirs in zip(found, colour, strict=True)) <= 3, found
