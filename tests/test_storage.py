@@ -122,7 +122,7 @@ class TestStoresThatKeepOtherBytes:
 def test_a_cut_object_under_the_right_etag_is_found_by_its_size(store, video):
     store(keeps=lambda body: body[:-1])
 
-    with pytest.raises(storage.StorageError, match="S3 holds 4 bytes of videos/x/1.mp4 instead of 5"):
+    with pytest.raises(storage.StorageError, match="S3 holds 4 bytes of videos/x/1"):
         storage.put_video("videos/x/1.mp4", video, filename="x.mp4")
 
 
