@@ -35,7 +35,7 @@ bench-fleet: .venv/ready  ## what 100 GPUs ask of Postgres, and how quickly jobs
 lint: .venv/ready  ## format, style, types
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
-	@env API_KEY=- SECRET_KEY=- S3_BUCKET=- DATABASE_URL=postgresql://- $(PY) -m mypy  # its Django plugin loads the settings
+	@env API_KEY=- SECRET_KEY=- S3_BUCKET=- DATABASE_URL=postgresql://-/- $(PY) -m mypy  # its Django plugin loads the settings
 
 lock: .venv/ready  ## pins everything with its hashes, after a change of a requirements*.in
 	@for name in requirements requirements-simulator requirements-dev local/requirements-s3; do \

@@ -11,6 +11,7 @@ import yaml
 from django.core.management import get_commands, load_command_class
 
 from local.parts import ROOT
+from wanapi.settings import env
 
 DOCKER = ROOT / "docker"
 COMPOSE = {path.name: yaml.safe_load(path.read_text()) for path in sorted(DOCKER.glob("compose*.yml"))}
@@ -31,10 +32,7 @@ COMPOSE_OWN = {"COMPOSE_FILE", "COMPOSE_PROFILES"}
 
 def settings():
     """The names of all variables that the service reads."""
-    source = (ROOT / "wanapi/settings.py").read_text()
-    found = set(re.findall(r'(?:\benv\.\w+|\brequired|\burl|\babove)\(\s*"([A-Z0-9_]+)"', source))
-    gunicorn = (ROOT / "wanapi/gunicorn.py").read_text()
-    return found | set(re.findall(r'(?:environ\.get|number)\(["\']([A-Z_]+)', gunicorn))
+    return set(env.dump())
 
 
 def interpolated():

@@ -14,38 +14,31 @@ from typing import Any
 # Where each process counts its requests. prometheus_client looks for it when it is imported, here or later.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts = tempfile.mkdtemp(prefix="wanapi-metrics-")
 
+from django.core.exceptions import ImproperlyConfigured
 from gunicorn import util
 from prometheus_client import multiprocess
 
-from wanapi import logs
+try:
+    from wanapi import settings
+except ImproperlyConfigured as error:
+    shutil.rmtree(counts)
+    sys.exit(f"wanapi: {error}")
 
-
-def number(name: str, default: int, least: int, most: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-        sys.exit(f"wanapi: {name} must be a number from {least} to {most}, not {text!r}.")
-    return int(text)
-
-
-host = os.environ.get("HOST", "127.0.0.1")
-bind = [f"{host}:{number('PORT', 8000, 0, 65535)}"]
-if port := number("METRICS_PORT", 0, 0, 65535):
-    bind.append(f"{host}:{port}")
+bind = [f"{settings.HOST}:{settings.PORT}"]
+if settings.METRICS_PORT:
+    bind.append(f"{settings.HOST}:{settings.METRICS_PORT}")
 worker_class = "wanapi.web.Worker"
-workers = number("WEB_WORKERS", 2, 1, 100)
+workers = settings.WEB_WORKERS
 # More than may wait at once for slow clients (7), large bodies (3), image servers (4), images (8) and S3 (4).
 threads = 30
-keepalive = 5
+keepalive = settings.KEEPALIVE
+forwarder_headers = ""  # or a client could name a SCRIPT_NAME, behind a proxy on this machine
 sendfile = False  # it would pass by wanapi/web.py
 preload_app = True
 timeout = 60
 graceful_timeout = 5
 control_socket_disable = True
-# What is wrong here the settings refuse a moment later, with a sentence.
-level, format = os.environ.get("LOG_LEVEL", "").upper(), os.environ.get("LOG_FORMAT")
-logconfig_dict = logs.config(
-    level if level in logs.LEVELS else "INFO", format if format in logs.FORMATS else "line"
-)
+logconfig_dict = settings.LOGGING
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -9,21 +9,27 @@ import re
 import socket
 import warnings
 from datetime import timedelta
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import dj_database_url
 from corsheaders.defaults import default_headers
 from django.core.exceptions import ImproperlyConfigured
 from dotenv import dotenv_values
-from environs import EnvError, FileAwareEnv
+from environs import FileAwareEnv
+from psycopg.pq import Conninfo
 
 from comfy.workflow import PRESETS
-from wanapi import logs
+from wanapi import logs, values
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = FileAwareEnv(strip_whitespace=True)
+env = FileAwareEnv()
+DAY = 24 * 3600  # seconds
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+# Options of DATABASE_URL beside those of libpq.
+OF_DJANGO = {"assume_role", "isolation_level", "pool", "prepare_threshold", "server_side_binding"}
+AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 OF_ONE_GPU = ("ENGINE_NAME", "COMFYUI_INPUT_DIR", "COMFYUI_OUTPUT_DIR", "WARM_UP")
 
 # While `make serve` runs, it leaves its addresses here for `manage.py` in the same checkout.
@@ -35,63 +41,70 @@ if not {"DATABASE_URL", "DATABASE_URL_FILE"} & os.environ.keys():
         os.environ.setdefault(name, value or "")
 
 
-def required(name: str, what: str) -> str:
-    value = env.str(name, "")
+def text(name: str) -> str:
+    """Of the variable, or of the file that NAME_FILE names; "" if neither is set."""
+    path = os.environ.get(f"{name}_FILE", "").strip()
+    try:
+        given = str(env.str(name, "")).strip()
+    except (OSError, ValueError):
+        raise ImproperlyConfigured(
+            f"{name}_FILE must name a text file that can be read, not {path!r}."
+        ) from None
+    if path and not given:
+        raise ImproperlyConfigured(f"{name}_FILE names an empty file: {path!r}.")
+    if path and os.environ.get(name, "").strip() not in ("", given):
+        raise ImproperlyConfigured(f"{name} and {name}_FILE say different things; set one of them.")
+    return given
+
+
+def read(name: str, parse: values.Parse, default: str = "") -> Any:
+    """A variable that is set to nothing counts as not set; "" as a default means that there is no value."""
+    given = text(name) or default
+    try:
+        return parse(given) if given else ""
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name} {error}.") from None
+
+
+def required(name: str, what: str, parse: values.Parse) -> Any:
+    value = read(name, parse)
     if not value:
         raise ImproperlyConfigured(f"{name} is not set: {what}.")
     return value
 
 
-def url(name: str, default: str = "") -> str:
-    value = env.str(name, default)
-    if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
-        raise ImproperlyConfigured(f"{name} must be an http or https URL, not {value!r}.")
-    return value.rstrip("/")
+def number(name: str, default: int, least: int, most: int) -> int:
+    return int(read(name, values.number(least, most), str(default)))
 
 
-def prefix(name: str) -> str:
-    """What stands before each key, with a slash at its end."""
-    value = env.str(name, "")
-    folder = value.removesuffix("/")
-    if value and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*", folder):
-        raise ImproperlyConfigured(
-            f"{name} must be a folder of the bucket, such as wanapi or videos/wanapi, of letters, digits and "
-            f"_.-, not {value!r}."
-        )
-    return f"{folder}/" if value else ""
+def flag(name: str, default: str) -> bool:
+    return bool(read(name, values.flag, default))
 
 
-def above(name: str, least: int, default: int) -> int:
-    value = env.int(name, default)
-    if value < least:
-        raise ImproperlyConfigured(f"{name} must be at least {least}, not {value}.")
-    return value
+def listed(name: str, parse: values.Parse, default: str = "") -> list[Any]:
+    return read(name, values.listed(parse), default) or []
 
 
-def image_stores(entries: list[str]) -> tuple[list[str], list[tuple[Any, int]]]:
-    """``host:port`` as they are, and ``network:port`` as pairs."""
-    hosts, networks = [], []
-    for entry in entries:
-        host, _, port = entry.rpartition(":")
-        if not host or not port.isdigit():
-            raise ImproperlyConfigured(f"IMAGE_URL_ALLOW takes host:port,network/bits:port, not {entry!r}.")
-        if "/" in host:
-            try:
-                networks.append((ip_network(host.strip("[]")), int(port)))
-            except ValueError as error:
-                raise ImproperlyConfigured(f"IMAGE_URL_ALLOW: {error}.") from error
-        else:
-            hosts.append(entry)
-    return hosts, networks
-
-
-def database() -> dict[str, Any]:
-    required("DATABASE_URL", "give it a PostgreSQL URL, postgresql://user:password@host:5432/name")
-    config = dict(env.dj_db_url("DATABASE_URL", conn_max_age=600, conn_health_checks=True))
+def database(url: str) -> dict[str, Any]:
+    """Of DATABASE_URL. It holds a password, so no sentence quotes it."""
+    try:
+        if not re.fullmatch("[!-~]+", url):
+            raise ValueError
+        config: dict[str, Any] = dict(dj_database_url.parse(url, conn_max_age=600, conn_health_checks=True))
+    except ValueError:  # also of an unknown scheme
+        raise ValueError(
+            "must be postgresql://user:password@host:5432/name (in the password write %40 for @, %2F for /)"
+        ) from None
     if config["ENGINE"] != "django.db.backends.postgresql":
-        raise ImproperlyConfigured(
-            "DATABASE_URL must name a PostgreSQL database: the queue needs its row locks."
-        )
+        raise ValueError("must name a PostgreSQL database: the queue needs its row locks")
+    options = config.get("OPTIONS", {})
+    if not (config["NAME"] or "service" in options) or len(config["NAME"]) > 63:
+        raise ValueError("must end with the name of the database, of 63 characters at most")
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()} | OF_DJANGO
+    if set(options) - known:
+        raise ValueError("has an option behind its ? that Postgres does not know")
+    if options.get("sslmode", "prefer") not in SSL_MODES:
+        raise ValueError(f"must have one of {', '.join(SSL_MODES)} as its sslmode")
     # A database that is cut off must not hang its clients: 5 s to connect, 10 s until a dead link is noticed.
     patience = {
         "connect_timeout": 5,
@@ -99,71 +112,92 @@ def database() -> dict[str, Any]:
         "keepalives_idle": 5,
         "keepalives_interval": 2,
     }
-    config["OPTIONS"] = patience | config.get("OPTIONS", {})
+    config["OPTIONS"] = patience | options
     config["ENGINE"] = "wanapi.postgres"  # the same, with DATABASE_TIMEOUT
     # A pooler in transaction mode (PgBouncer) loses a cursor between two of its reads.
     config["DISABLE_SERVER_SIDE_CURSORS"] = True
     return config
 
 
-try:
-    API_KEY = required("API_KEY", "choose the key that clients send as X-API-Key")
-    SECRET_KEY = required(
-        "SECRET_KEY", "give it a long random text, the same for every process of this service"
+def check_keys_of_aws() -> None:
+    """boto3 reads them itself, and says only at the first request what is wrong with them."""
+    keys = {name: os.environ[name] for name in AWS_KEYS if os.environ.get(name)}
+    if len(keys) == 1:
+        raise ImproperlyConfigured(
+            f"{' and '.join(AWS_KEYS)} belong together: {keys.popitem()[0]} is set alone."
+        )
+    for name, value in keys.items():
+        if not re.fullmatch("[!-~]+", value):
+            raise ImproperlyConfigured(f"{name} must be ASCII without spaces and line breaks.")
+    region = os.environ.get("AWS_DEFAULT_REGION", "")
+    if region and not re.fullmatch(values.REGION, region):
+        raise ImproperlyConfigured(f"AWS_DEFAULT_REGION must be as eu-central-1, not {values.shown(region)}.")
+
+
+API_KEY = required("API_KEY", "choose the key that clients send as X-API-Key", values.key)
+SECRET_KEY = required(
+    "SECRET_KEY", "give it a long random text, the same for every process of this service", values.line
+)
+ALLOWED_HOSTS = listed("ALLOWED_HOSTS", values.allowed_host, "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = listed("CSRF_TRUSTED_ORIGINS", values.origins_below)
+CORS_ALLOWED_ORIGINS = listed("CORS_ALLOWED_ORIGINS", values.origin)
+BEHIND_TLS_PROXY = flag("BEHIND_TLS_PROXY", "false")
+PROXY_ENTRIES = number("PROXY_ENTRIES", 1, 1, 10)
+DATABASES = {
+    "default": required(
+        "DATABASE_URL", "give it a PostgreSQL URL, postgresql://user:password@host:5432/name", database
     )
-    ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
-    CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
-    CORS_ALLOWED_ORIGINS: list[str] = env.list("CORS_ALLOWED_ORIGINS", [])
-    BEHIND_TLS_PROXY = env.bool("BEHIND_TLS_PROXY", False)
-    DATABASES = {"default": database()}
-    DATABASE_TIMEOUT = above("DATABASE_TIMEOUT", 1, 15)
+}
+DATABASE_TIMEOUT = number("DATABASE_TIMEOUT", 15, 1, DAY)
 
-    COMFYUI_URL = url("COMFYUI_URL", "http://127.0.0.1:8188")
-    COMFYUI_INPUT_DIR = env.str("COMFYUI_INPUT_DIR", "")
-    COMFYUI_OUTPUT_DIR = env.str("COMFYUI_OUTPUT_DIR", "")
-    WORKFLOW_PRESET = env.str("WORKFLOW_PRESET", "quality")
-    WARM_UP = env.bool("WARM_UP", True)
-    RENDER_TIMEOUT = above("RENDER_TIMEOUT", 1, 3600)
-    STALL_TIMEOUT = above("STALL_TIMEOUT", 1, 900)
-    STUCK_TIMEOUT = above("STUCK_TIMEOUT", 1, 60)
-    COMFYUI_RESTART_COMMAND = env.str("COMFYUI_RESTART_COMMAND", "")
-    ENGINE_GRACE = above("ENGINE_GRACE", 1, 600)
-    JOB_LEASE = above("JOB_LEASE", 3, 30)
-    ENGINE_LEASE = above("ENGINE_LEASE", 6, 20)
+HOST = read("HOST", values.listen_address, "127.0.0.1")
+PORT = number("PORT", 8000, 0, 65535)
+METRICS_PORT = number("METRICS_PORT", 0, 0, 65535)
+WEB_WORKERS = number("WEB_WORKERS", 2, 1, 100)
+KEEPALIVE = number("KEEPALIVE", 75, 1, 3600)
+LOG_LEVEL = read("LOG_LEVEL", lambda given: values.choice(*logs.LEVELS)(given.upper()), "INFO")
+LOG_FORMAT = read("LOG_FORMAT", values.choice(*logs.FORMATS), "line")
 
-    S3_BUCKET = required("S3_BUCKET", "name the bucket that videos and reference images go to")
-    S3_PREFIX = prefix("S3_PREFIX")
-    S3_ENDPOINT_URL = url("S3_ENDPOINT_URL") or None
-    S3_PUBLIC_ENDPOINT_URL = url("S3_PUBLIC_ENDPOINT_URL") or S3_ENDPOINT_URL
-    IDEMPOTENCY_HOURS = above("IDEMPOTENCY_HOURS", 1, 24)
-    RETENTION_DAYS = above("RETENTION_DAYS", 0, 0)
-    VIDEO_URL_TTL = above("VIDEO_URL_TTL", 1, 3600)
+COMFYUI_URL = read("COMFYUI_URL", values.comfyui_url, "http://127.0.0.1:8188")
+COMFYUI_INPUT_DIR = read("COMFYUI_INPUT_DIR", values.line)
+COMFYUI_OUTPUT_DIR = read("COMFYUI_OUTPUT_DIR", values.line)
+WORKFLOW_PRESET = read("WORKFLOW_PRESET", values.choice(*PRESETS), "quality")
+WARM_UP = flag("WARM_UP", "true")
+RENDER_TIMEOUT = number("RENDER_TIMEOUT", 3600, 1, 30 * DAY)
+STALL_TIMEOUT = number("STALL_TIMEOUT", 900, 1, 30 * DAY)
+STUCK_TIMEOUT = number("STUCK_TIMEOUT", 60, 1, 30 * DAY)
+COMFYUI_RESTART_COMMAND = text("COMFYUI_RESTART_COMMAND")
+ENGINE_GRACE = number("ENGINE_GRACE", 600, 1, 30 * DAY)
+JOB_LEASE = number("JOB_LEASE", 30, 3, DAY)
+ENGINE_LEASE = number("ENGINE_LEASE", 20, 6, DAY)
 
-    MAX_WAITING = above("MAX_WAITING", 1, 10_000)
-    KEY_MAX_QUEUED = above("KEY_MAX_QUEUED", 0, 100)
-    KEY_MAX_PER_DAY = above("KEY_MAX_PER_DAY", 0, 1000)
+S3_BUCKET = required("S3_BUCKET", "name the bucket that videos and reference images go to", values.bucket)
+S3_PREFIX = read("S3_PREFIX", values.folder)
+S3_ENDPOINT_URL = read("S3_ENDPOINT_URL", values.url) or None
+S3_PUBLIC_ENDPOINT_URL = read("S3_PUBLIC_ENDPOINT_URL", values.url) or S3_ENDPOINT_URL
+IDEMPOTENCY_HOURS = number("IDEMPOTENCY_HOURS", 24, 1, 10 * 365 * 24)
+RETENTION_DAYS = number("RETENTION_DAYS", 0, 0, 100 * 365)
+VIDEO_URL_TTL = number("VIDEO_URL_TTL", 3600, 1, 7 * DAY)  # S3 signs links for seven days at most
 
-    IMAGE_URL_ALLOW, IMAGE_URL_NETWORKS = image_stores(env.list("IMAGE_URL_ALLOW", []))
-    IMAGE_URL_TIMEOUT = above("IMAGE_URL_TIMEOUT", 1, 20)
-    IMAGE_MAX_BYTES = above("IMAGE_MAX_BYTES", 1, 20 * 1024 * 1024)
-    LOG_LEVEL = env.str("LOG_LEVEL", "INFO").upper()
-    LOG_FORMAT = env.str("LOG_FORMAT", "line")
-    METRICS_PORT = above("METRICS_PORT", 0, 0)
-except (EnvError, ValueError) as error:
-    raise ImproperlyConfigured(str(error)) from error
+MAX_WAITING = number("MAX_WAITING", 10_000, 1, 10**9)
+KEY_MAX_QUEUED = number("KEY_MAX_QUEUED", 100, 0, 10**9)
+KEY_MAX_PER_DAY = number("KEY_MAX_PER_DAY", 1000, 0, 10**9)
 
-if not API_KEY.isascii():
-    raise ImproperlyConfigured("API_KEY must be ASCII: HTTP headers carry nothing else reliably.")
-if WORKFLOW_PRESET not in PRESETS:
+_stores = listed("IMAGE_URL_ALLOW", values.image_store)
+IMAGE_URL_ALLOW = [store for store in _stores if isinstance(store, str)]
+IMAGE_URL_NETWORKS = [store for store in _stores if not isinstance(store, str)]
+IMAGE_URL_TIMEOUT = number("IMAGE_URL_TIMEOUT", 20, 1, 3600)
+IMAGE_MAX_BYTES = number("IMAGE_MAX_BYTES", 20 * 1024 * 1024, 1, 1024**3)
+
+check_keys_of_aws()
+if not ALLOWED_HOSTS:
+    raise ImproperlyConfigured("ALLOWED_HOSTS names no host: give it those that the service is called by.")
+if METRICS_PORT and METRICS_PORT == PORT:
+    raise ImproperlyConfigured("METRICS_PORT must be another port than PORT.")
+if os.environ.get("SCRIPT_NAME", "").strip("/"):
     raise ImproperlyConfigured(
-        f"WORKFLOW_PRESET must be one of {', '.join(PRESETS)}, not {WORKFLOW_PRESET!r}."
+        "SCRIPT_NAME is set, and the service cannot live below a path: give it a host name of its own."
     )
-if LOG_LEVEL not in logs.LEVELS:
-    raise ImproperlyConfigured(f"LOG_LEVEL must be one of {', '.join(logs.LEVELS)}, not {LOG_LEVEL!r}.")
-if LOG_FORMAT not in logs.FORMATS:
-    raise ImproperlyConfigured(f"LOG_FORMAT must be {' or '.join(logs.FORMATS)}, not {LOG_FORMAT!r}.")
-if VIDEO_URL_TTL > 7 * 24 * 3600:
-    raise ImproperlyConfigured("VIDEO_URL_TTL must be at most 604800: S3 signs links for seven days at most.")
 
 
 def engine_name() -> str:
@@ -174,7 +208,7 @@ def engine_name() -> str:
     return parts.netloc.rpartition("@")[2]
 
 
-ENGINE_NAME = env.str("ENGINE_NAME", "") or engine_name()
+ENGINE_NAME = read("ENGINE_NAME", values.name) or engine_name()
 
 DEBUG = False
 ROOT_URLCONF = "wanapi.urls"

@@ -1,0 +1,210 @@
+"""What the text of a setting may be: each function gives the value, or a ValueError says what is right."""
+
+import re
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*", re.IGNORECASE | re.ASCII)
+SERVER_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE | re.ASCII)
+BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[!-~]+", re.ASCII)
+REGION = re.compile(r"(?![0-9]+\Z)(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
+DEFAULT_PORTS = {"http": 80, "https": 443}
+FLAGS = {"true": True, "yes": True, "on": True, "1": True, "t": True, "y": True}
+FLAGS |= {"false": False, "no": False, "off": False, "0": False, "f": False, "n": False}
+Parse = Callable[[str], Any]
+
+
+def shown(text: str) -> str:
+    """For a sentence: not at length, and nothing of a user name and password."""
+    return repr(re.sub(r"^.*@", "***@", text, flags=re.DOTALL)[:100])
+
+
+def number(least: int, most: int) -> Parse:
+    """In plain digits. What is larger would overflow later, in a clock, in Postgres or in a socket."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,15}", text, re.ASCII) or not least <= int(text) <= most:
+            raise ValueError(f"must be a number from {least} to {most}, not {shown(text)}")
+        return int(text)
+
+    return parse
+
+
+def flag(text: str) -> bool:
+    if text.lower() not in FLAGS:
+        raise ValueError(f"must be true or false, not {shown(text)}")
+    return FLAGS[text.lower()]
+
+
+def choice(*options: str) -> Parse:
+    def parse(text: str) -> str:
+        if text not in options:
+            raise ValueError(f"must be one of {', '.join(options)}, not {shown(text)}")
+        return text
+
+    return parse
+
+
+def line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be one line of printable text")
+    return text
+
+
+def name(text: str) -> str:
+    if len(line(text)) > 255:
+        raise ValueError("must have at most 255 characters")
+    return text
+
+
+def key(text: str) -> str:
+    """What can be sent in an HTTP header as it is."""
+    if not re.fullmatch("[!-~]{1,1024}", text):
+        raise ValueError(
+            "must be ASCII, 1024 characters at most, without spaces and line breaks: "
+            "HTTP headers carry nothing else reliably"
+        )
+    return text
+
+
+def bucket(text: str) -> str:
+    if not BUCKET.fullmatch(text):
+        raise ValueError(f"must be the name of a bucket alone, as my-videos, not {shown(text)}")
+    return text
+
+
+def folder(text: str) -> str:
+    """Of a bucket, with the slash at its end."""
+    if not re.fullmatch(r"(?=.{1,200}\Z)[\w-][\w.-]*(/[\w-][\w.-]*)*/?", text, re.ASCII):
+        raise ValueError(
+            "must be a folder of the bucket, as wanapi or videos/wanapi, of letters, digits, _, - and dots, "
+            f"not {shown(text)}"
+        )
+    return text.rstrip("/") + "/"
+
+
+def listed(parse: Parse) -> Parse:
+    """Separated by commas. Spaces around an entry, and empty entries, are nobody's intention."""
+    return lambda text: [parse(entry.strip()) for entry in text.split(",") if entry.strip()]
+
+
+def is_ipv6(text: str) -> bool:
+    return _is_a(IPv6Address, text)
+
+
+def is_server(text: str, names: re.Pattern[str] = SERVER_NAME) -> bool:
+    """A name or an IPv4 address; what ends in digits alone is no name."""
+    if text.rstrip(".").rpartition(".")[2].isdigit():
+        return _is_a(IPv4Address, text)
+    return bool(names.fullmatch(text))
+
+
+def _is_a(kind: type[IPv4Address | IPv6Address], text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _bracketed(text: str) -> bool:
+    return text.startswith("[") and text.endswith("]") and "%" not in text and is_ipv6(text[1:-1])
+
+
+def allowed_host(text: str) -> str:
+    """As Django compares them with the Host: a name, ``.name`` with all below it, an address, ``*``."""
+    if _bracketed(text):
+        return f"[{IPv6Address(text[1:-1])}]"
+    if text != "*" and not is_server(text.removeprefix("."), HOST_NAME):
+        raise ValueError(
+            "takes host names as video.example.com, .example.com for all below it, or [::1], "
+            f"without scheme, port and path, not {shown(text)}"
+        )
+    return text
+
+
+def listen_address(text: str) -> str:
+    """For gunicorn, which wants brackets around IPv6."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if is_ipv6(bare):
+        return f"[{bare}]"
+    if not is_server(text):
+        raise ValueError(f"must be an address or a name of this machine, without a port, not {shown(text)}")
+    return text
+
+
+def _parts(text: str) -> SplitResult | None:
+    """Of an http or https URL without query and fragment; None if it is none. ``urlsplit`` alone would drop
+    line breaks, and takes any text for a host."""
+    if not re.fullmatch(r"[!-~]+", text) or re.search(r"[?#\\]", text):
+        return None
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return None
+    right = parts.scheme in DEFAULT_PORTS and port != 0 and "@" not in parts.path
+    return parts if right and (is_server(host) or ("[" in parts.netloc and is_ipv6(host))) else None
+
+
+def url(text: str) -> str:
+    """Without the slash at its end."""
+    parts = _parts(text)
+    if parts is None or "@" in parts.netloc:
+        raise ValueError(
+            "must be an http or https URL of host, port and path alone, as http://10.0.0.7:9000, "
+            f"not {shown(text)}"
+        )
+    return parts.geturl().rstrip("/")
+
+
+def comfyui_url(text: str) -> str:
+    parts = _parts(text)
+    if parts is None or len(text) > 500:
+        raise ValueError(
+            "must be an http or https URL, as http://10.0.0.7:8188, without spaces, ? and # "
+            f"(in a password write %40 for @, %2F for /), not {shown(text)}"
+        )
+    return parts.geturl().rstrip("/")
+
+
+def origin(text: str) -> str:
+    """As browsers send it: in small letters, without the usual port, and without a slash at the end. Apps on
+    telephones have schemes of their own."""
+    if re.fullmatch(r"(?!https?:|file:)[a-z][a-z0-9+.-]*://[a-z0-9.-]+", text):
+        return text
+    parts = _parts(text)
+    if parts is None or "@" in parts.netloc or parts.path not in ("", "/"):
+        raise ValueError(
+            "takes origins as https://video.example.com or http://localhost:3000, without a path, "
+            f"not {shown(text)}"
+        )
+    host = parts.netloc.lower()
+    return f"{parts.scheme}://{host.removesuffix(f':{DEFAULT_PORTS[parts.scheme]}')}"
+
+
+def origins_below(text: str) -> str:
+    """An origin, or ``https://*.example.com``, which Django knows for CSRF_TRUSTED_ORIGINS."""
+    scheme, star, host = text.partition("://*.")
+    return origin(f"{scheme}://{host}").replace("://", star, 1) if star else origin(text)
+
+
+def image_store(text: str) -> Any:
+    """``host:port`` as it is, ``network/bits:port`` as a pair."""
+    host, _, port = text.rpartition(":")
+    try:
+        valid_port = number(1, 65535)(port)
+        if "/" in host:
+            return ip_network(re.sub(r"[][]", "", host)), valid_port
+        if not (is_server(host) or _bracketed(host)):
+            raise ValueError("it names no host")
+    except ValueError as error:
+        if "host bits" in str(error):
+            raise ValueError(f"names a network wrongly: {error}") from None
+        raise ValueError(
+            "takes host:port and network/bits:port, as images.example.com:443, [fd00::7]:443 "
+            f"or 10.0.0.0/8:80, not {shown(text)}"
+        ) from None
+    return text
