@@ -197,3 +197,32 @@ class TestReady:
         monkeypatch.setattr("jobs.health._look", lambda: 1 / 0)
 
         assert self.ready(client) == {}
+
+
+class TestWhateverTheHost:
+    """Balancers and Kubernetes ask by the machine's address, and over plain HTTP."""
+
+    HOSTS = ("10.0.3.17:8000", "[fd00::17]:8000", "a_pod", "other.example.", "a b", "<i>", "", "x" * 300)
+
+    def answers(self, client, path, **extra):
+        for host in self.HOSTS:
+            answer = client.get(path, headers={"Host": host}, **extra)
+            assert not host or host not in f"{answer.headers} {answer.content}"
+            yield answer.status_code
+
+    @pytest.mark.parametrize("tls", [False, True])
+    @pytest.mark.parametrize("path", ["/health", "/health/", "/health/live", "/health/ready"])
+    def test_health_answers_and_says_nothing_of_the_host(self, client, engine, settings, tls, path):
+        settings.SECURE_SSL_REDIRECT = tls
+
+        assert set(self.answers(client, path)) == {200}
+
+    def test_so_does_the_port_for_metrics(self, client, settings):
+        settings.METRICS_PORT = 9100
+
+        assert set(self.answers(client, "/metrics", SERVER_PORT="9100")) == {200}
+        assert set(self.answers(client, "/jobs", SERVER_PORT="9100")) == {400}
+
+    @pytest.mark.parametrize("path", ["/jobs", "/healthy", "/health/live/x", "/docs", "/admin/", "/metrics"])
+    def test_every_other_page_keeps_to_the_allowed_hosts(self, api, path):
+        assert set(self.answers(api, path)) == {400}

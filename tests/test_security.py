@@ -6,10 +6,12 @@ import sys
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.test import RequestFactory
 
 from local.parts import ROOT
 from tests import parts
 from tests.conftest import make_job
+from wanapi.middleware import NOBODY, client_ip
 
 pytestmark = pytest.mark.django_db
 
@@ -61,6 +63,67 @@ def test_a_login_of_ones_own_gives_no_new_tries(client, chief):
     client.logout()
 
     assert login(client, "chief", "wrong", "198.51.100.1") == 429
+
+
+class TestWhatProxiesWrite:
+    """Into X-Forwarded-For, of which the last entry is our own proxy's."""
+
+    @pytest.fixture(autouse=True)
+    def behind_a_proxy(self, settings):
+        settings.BEHIND_TLS_PROXY = True
+
+    def counted_as(self, *entries):
+        """The addresses by which the senders' wrong passwords are counted."""
+        requests = [RequestFactory().get("/", headers={"X-Forwarded-For": entry}) for entry in entries]
+        return {client_ip(request) for request in requests}
+
+    @pytest.mark.parametrize(
+        ("entries", "address"),
+        [
+            (["203.0.113.9:51234", "203.0.113.9:51235", "203.0.113.9", " 203.0.113.9 "], "203.0.113.9"),
+            (["[2001:db8::9]:1", "[2001:db8::7]:2", "[2001:db8::9]", "2001:db8::9"], "2001:db8::"),
+            (["2001:db8:0:0:1:2:3:4:443", "2001:db8::1:444"], "2001:db8::"),
+            (["fe80::1%eth0", "fe80::1%25eth1", "[fe80::1%eth0]:80"], "fe80::"),
+            (['"203.0.113.9"', '"203.0.113.9:1"', "6.6.6.6,203.0.113.9"], "203.0.113.9"),
+            (["[::ffff:203.0.113.9]:1", "::ffff:203.0.113.9", "203.0.113.9:"], "203.0.113.9"),
+            (["unknown", "6.6.6.6, ", "_hidden", "unknown:1", "a.example", "999.1.1.1"], NOBODY),
+            (["x" * 9999, "[::1", "]", ":", "1.2.3.4.5:80", "010.0.0.1", "1.2.3.4 5.6.7.8"], NOBODY),
+        ],
+    )
+    def test_one_client_counts_as_one_in_whatever_form(self, entries, address):
+        assert self.counted_as(*entries) == {address}
+
+    def test_a_balancer_that_writes_its_own_address_behind_the_clients(self, settings):
+        settings.PROXY_ENTRIES = 2
+
+        assert self.counted_as("6.6.6.6, 203.0.113.9:1, 35.191.0.1", "203.0.113.9, 35.191.0.2") == {
+            "203.0.113.9"
+        }
+
+    def test_fewer_entries_than_there_are_proxies_are_no_address(self, settings):
+        settings.PROXY_ENTRIES = 3
+
+        assert self.counted_as("203.0.113.1", "203.0.113.2, 10.0.0.1") == {NOBODY}
+
+    def test_none_is_the_address_that_connected(self):
+        assert client_ip(RequestFactory().get("/", REMOTE_ADDR="::ffff:10.0.0.9")) == "10.0.0.9"
+
+    def test_an_address_with_ports_locks_out_itself_and_no_operator(self, client, chief):
+        for port in range(5):
+            login(client, "chief", "wrong", f"203.0.113.9:{51234 + port}")
+
+        assert login(client, "chief", "right", "203.0.113.9:1") == 429
+        assert login(client, "chief", "right", "198.51.100.7:40000") == 302
+
+    def test_what_is_no_address_locks_out_its_own_kind_and_nobody_else(self, client, chief):
+        for entry in ("unknown", "_hidden", "", "garbage", "1.2.3"):
+            login(client, "chief", "wrong", entry)
+
+        assert login(client, "chief", "right", "something else") == 429
+        assert login(client, "chief", "right", "198.51.100.7") == 302
+        client.logout()
+        form = {"username": "chief", "password": "right"}  # through a tunnel, without the proxy
+        assert client.post("/admin/login/", form).status_code == 302
 
 
 def test_an_ipv4_address_in_the_form_of_ipv6_stands_for_itself(client, chief):

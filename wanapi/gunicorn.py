@@ -32,6 +32,8 @@ workers = settings.WEB_WORKERS
 # More than may wait at once for slow clients (7), large bodies (3), image servers (4), images (8) and S3 (4).
 threads = 30
 keepalive = settings.KEEPALIVE
+# With the files that answers need, below the 1024 that a process may usually have open.
+worker_connections = 800
 forwarder_headers = ""  # or a client could name a SCRIPT_NAME, behind a proxy on this machine
 sendfile = False  # it would pass by wanapi/web.py
 preload_app = True

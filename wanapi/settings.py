@@ -154,7 +154,7 @@ HOST = read("HOST", values.listen_address, "127.0.0.1")
 PORT = number("PORT", 8000, 0, 65535)
 METRICS_PORT = number("METRICS_PORT", 0, 0, 65535)
 WEB_WORKERS = number("WEB_WORKERS", 2, 1, 100)
-KEEPALIVE = number("KEEPALIVE", 75, 1, 3600)
+KEEPALIVE = number("KEEPALIVE", 650, 1, 3600)
 LOG_LEVEL = read("LOG_LEVEL", lambda given: values.choice(*logs.LEVELS)(given.upper()), "INFO")
 LOG_FORMAT = read("LOG_FORMAT", values.choice(*logs.FORMATS), "line")
 
@@ -239,6 +239,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "wanapi.middleware.Observe",
+    "wanapi.middleware.AnyHost",
     "wanapi.middleware.AdminForms",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -256,10 +257,10 @@ WHITENOISE_USE_FINDERS = True  # the admin's files come straight from the packag
 
 # Security (SECURITY.md)
 
+SECURE_REDIRECT_EXEMPT = [r"^health", r"^metrics"]  # asked from within, without the proxy
 if BEHIND_TLS_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")  # which the proxy must set, and overwrite
     SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
-    SECURE_REDIRECT_EXEMPT = [r"^health", r"^metrics"]  # asked from within, without the proxy
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
 # HSTS for other names below this domain, and for the browsers' own list, is not ours to decide.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]

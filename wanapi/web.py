@@ -29,6 +29,22 @@ _heads, _others = threading.BoundedSemaphore(2), threading.BoundedSemaphore(5)
 
 
 class Worker(gthread.ThreadWorker):
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.max_keepalived = self.worker_connections  # murder_pending() makes room
+
+    def murder_pending(self) -> None:
+        """At the limit of connections whoever has rested longest makes room, first those who never said
+        anything: so idle connections, which are kept for KEEPALIVE seconds, cost nobody a place."""
+        super().murder_pending()
+        while self.nr_conns >= self.worker_connections and (
+            resting := self.pending_conns or self.keepalived_conns
+        ):
+            oldest = resting.popleft()
+            self.poller.unregister(oldest.sock)
+            self.nr_conns -= 1
+            oldest.close()
+
     def handle(self, conn: Any) -> Any:
         if conn.parser is None:
             if not conn.wait_for_data(0):
