@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Literal
+from urllib.parse import urlsplit
 
 import requests
+from requests.utils import get_auth_from_url
 
 from comfy.workflow import MODEL_FOLDERS, Graph
 
@@ -116,14 +118,23 @@ class Failed:
     detail: str
 
 
+def shown(url: str) -> str:
+    """Without its user name and password: for people, the log, and for each request that could fail."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 class Comfy:
     """One ComfyUI server. Every method raises Unreachable when it does not answer, and Unfit when what
     answers cannot be one. For one thread only."""
 
     def __init__(self, url: str, read_timeout: float = READ_TIMEOUT):
-        self.url = url.rstrip("/")
+        self.url = shown(url).rstrip("/")
         self._timeout = (CONNECT_TIMEOUT, read_timeout)
         self._session = requests.Session()
+        if "@" in urlsplit(url).netloc:
+            user, password = get_auth_from_url(url)
+            self._session.auth = (user.encode(), password.encode())  # requests would take it for Latin-1
         self._session.trust_env = False  # a proxy of the environment is not meant for the GPU next door
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from django.utils.text import Truncator
 from django.utils.timezone import now
 from django_q.models import Failure, OrmQ, Schedule, Success
 
+from comfy.client import shown
 from jobs import export, storage
 from jobs.console import duration
 from jobs.engines import Engine
@@ -296,7 +297,13 @@ class JobAdmin(ReadOnlyAdmin):
 @admin.register(Engine)
 class EngineAdmin(ReadOnlyAdmin):
     list_display = ("name", "state", "version", "seen_at", "worker", "missing")
+    exclude = ("url",)
+    readonly_fields = ("address",)
     actions = ("remove",)
+
+    @admin.display(description="URL")
+    def address(self, engine: Engine) -> str:
+        return shown(engine.url)
 
     @admin.action(description="Remove the selected engines that have no worker", permissions=["manage"])
     def remove(self, request: HttpRequest, engines: Any) -> None:

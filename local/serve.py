@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from comfy.client import shown
 from local.parts import ROOT
 from local.stack import Problem, Stack
 
@@ -96,7 +97,7 @@ def leave_settings(stack: Stack, path: Path) -> None:
 
 
 def greeting(stack: Stack) -> str:
-    engine = stack.env["COMFYUI_URL"]
+    engine = shown(stack.env["COMFYUI_URL"])
     if "simulator" in stack.parts:
         engine += "  (a SIMULATOR: it draws test cards, there is no model)"
     login = f"user admin, password {stack.secrets['admin']}"

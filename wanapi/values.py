@@ -162,10 +162,10 @@ def url(text: str) -> str:
 
 def comfyui_url(text: str) -> str:
     parts = _parts(text)
-    if parts is None or len(text) > 500:
+    if parts is None or len(text) > 500 or (parts.username is not None and parts.password is None):
         raise ValueError(
-            "must be an http or https URL, as http://10.0.0.7:8188, without spaces, ? and # "
-            f"(in a password write %40 for @, %2F for /), not {shown(text)}"
+            "must be an http or https URL, as http://10.0.0.7:8188 or http://user:password@10.0.0.7:8188, "
+            f"without spaces, ? and # (in a password write %40 for @, %2F for /), not {shown(text)}"
         )
     return parts.geturl().rstrip("/")
 

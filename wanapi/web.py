@@ -29,6 +29,8 @@ _heads, _others = threading.BoundedSemaphore(2), threading.BoundedSemaphore(5)
 
 
 class Worker(gthread.ThreadWorker):
+    poller: Any
+
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.max_keepalived = self.worker_connections  # murder_pending() makes room

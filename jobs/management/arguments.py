@@ -8,6 +8,7 @@ from datetime import timedelta
 from django.conf import settings
 
 from comfy.workflow import PRESETS
+from wanapi import values
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
@@ -20,9 +21,16 @@ def age(text: str) -> timedelta:
     return timedelta(**{UNITS[match[2]]: int(match[1])})
 
 
+def url(text: str) -> str:
+    try:
+        return values.comfyui_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"it {error}") from None
+
+
 def add_comfyui(parser: argparse.ArgumentParser) -> None:
     """Which ComfyUI, and for which graphs."""
-    parser.add_argument("--url", default=settings.COMFYUI_URL, help="default: COMFYUI_URL")
+    parser.add_argument("--url", type=url, default=settings.COMFYUI_URL, help="default: COMFYUI_URL")
     parser.add_argument("--preset", choices=PRESETS, default=settings.WORKFLOW_PRESET)
 
 

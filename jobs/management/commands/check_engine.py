@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.template.defaultfilters import pluralize
 
 from comfy import workflow
-from comfy.client import Comfy, ComfyError
+from comfy.client import Comfy, ComfyError, shown
 from jobs.management.arguments import add_comfyui
 
 
@@ -25,7 +25,7 @@ class Command(BaseCommand):
             with Comfy(url) as comfy:
                 version, lacks = comfy.version(), comfy.missing(files)
         except ComfyError as error:
-            raise CommandError(f"{url}: {error.message} {error.detail}".strip()) from error
+            raise CommandError(f"{shown(url)}: {error.message} {error.detail}".strip()) from error
         present = {f"{folder}/{name}": f"{folder}/{name}" not in lacks for folder, name in files}
         if options["json"]:
             told = {"ready": not lacks, "version": version, "preset": preset, "files": present}

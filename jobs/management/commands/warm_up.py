@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from comfy import warmup, workflow
-from comfy.client import Comfy, ComfyError
+from comfy.client import Comfy, ComfyError, shown
 from jobs.management.arguments import add_comfyui
 from jobs.worker import remove_folder
 
@@ -23,5 +23,5 @@ class Command(BaseCommand):
                 for kind, seconds in warmup.warm_up(comfy, preset, warmup.kinds(comfy, workflow.KINDS[0])):
                     self.stdout.write(f"{kind}: {seconds:.1f} s")
         except ComfyError as error:
-            raise CommandError(f"{url}: {error.message} {error.detail}".strip()) from error
+            raise CommandError(f"{shown(url)}: {error.message} {error.detail}".strip()) from error
         remove_folder(warmup.FOLDER)
