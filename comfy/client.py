@@ -16,6 +16,7 @@ from typing import IO, Any, Literal
 from urllib.parse import urlsplit
 
 import requests
+from requests.auth import HTTPBasicAuth
 from requests.utils import get_auth_from_url
 
 from comfy.workflow import MODEL_FOLDERS, Graph
@@ -134,7 +135,8 @@ class Comfy:
         self._session = requests.Session()
         if "@" in urlsplit(url).netloc:
             user, password = get_auth_from_url(url)
-            self._session.auth = (user.encode(), password.encode())  # requests would take it for Latin-1
+            # In UTF-8: requests itself would take text for Latin-1.
+            self._session.auth = HTTPBasicAuth(user.encode(), password.encode())
         self._session.trust_env = False  # a proxy of the environment is not meant for the GPU next door
 
     def close(self) -> None:

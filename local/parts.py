@@ -16,6 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wanapi.proxies import spare_loopback
+
+spare_loopback()  # for all that is started from here, and for who asks whether it answers
 ROOT = Path(__file__).resolve().parent.parent
 S3_PYTHON = ROOT / ".venv-s3" / "bin" / "python"
 UNPRIVILEGED = "nobody"  # Postgres refuses to run as root

@@ -93,7 +93,8 @@ def stop_on_signals_no_more() -> None:
 def leave_settings(stack: Stack, path: Path) -> None:
     """For manage.py in the same checkout, which reads this file (wanapi/settings.py)."""
     path.touch(mode=0o600)
-    path.write_text("".join(f"{name}='{value}'\n" for name, value in stack.env.items()))
+    quoted = {name: value.replace("\\", "\\\\").replace("'", "\\'") for name, value in stack.env.items()}
+    path.write_text("".join(f"{name}='{value}'\n" for name, value in quoted.items()))
 
 
 def greeting(stack: Stack) -> str:

@@ -19,7 +19,10 @@ import requests
 
 from local import parts
 from local.parts import ROOT, Part
+from wanapi import values
 
+# Where this machine reaches what listens on all addresses.
+THIS_MACHINE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 STARTUP = 60  # seconds that a part may take to answer
 SHUTDOWN = 9  # seconds until what does not stop is killed
 
@@ -79,8 +82,15 @@ class Stack:
 
     @property
     def url(self) -> str:
-        host = "127.0.0.1" if self.env["HOST"] in ("0.0.0.0", "") else self.env["HOST"]
-        return f"http://{host}:{self.env['PORT']}"
+        return f"http://{THIS_MACHINE.get(self.host, self.host)}:{self.env['PORT']}"
+
+    @property
+    def host(self) -> str:
+        """With brackets, if it is an address of IPv6."""
+        try:
+            return values.listen_address(self.env["HOST"])
+        except ValueError as error:
+            raise Problem(f"HOST {error}.") from None
 
     def _programs(self) -> dict[str, Part]:
         python = sys.executable
@@ -154,15 +164,18 @@ class Stack:
         self._wait("web", f"{self.url}/health")
 
     def _check_port(self) -> None:
-        host, port = self.env["HOST"], self.env["PORT"]
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, int(port)))
-            except (OSError, ValueError, OverflowError) as error:
-                raise Problem(
-                    f"The service cannot listen on {host}:{port} ({error}); choose another with PORT=...."
-                ) from None
+        port = self.env["PORT"]
+        try:
+            family, *_, address = socket.getaddrinfo(
+                self.host.strip("[]"), values.number(1, 65535)(port), type=socket.SOCK_STREAM
+            )[0]
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except (OSError, ValueError) as error:
+            raise Problem(
+                f"The service cannot listen on {self.host}:{port} ({error}); choose another with PORT=...."
+            ) from None
 
     def _wait(self, name: str, url: str) -> None:
         """Until the part answers at all; parts that are not ours are not waited for."""

@@ -218,6 +218,13 @@ class TestExitCodes:
 
 
 class TestSettings:
+    def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(self):
+        dead = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), "http://127.0.0.1:1")
+        for given in (None, "", "a.example,10.0.0.0/8", "*"):
+            done = run("manage.py", "check_setup", **dead, NO_PROXY=given, no_proxy=None)
+
+            assert "S3: ok" in done.stdout, (given, done.stdout)
+
     def test_a_secret_may_come_from_a_file(self, tmp_path):
         (tmp_path / "key").write_text("from-a-file\n")
         show = "import wanapi.settings; print(wanapi.settings.API_KEY)"

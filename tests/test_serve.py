@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 import uuid
@@ -13,9 +14,14 @@ import pytest
 import requests
 
 from local.parts import ROOT, free_port
+from local.serve import greeting
+from local.stack import Problem, Stack
 from tests import parts
 
 MARK = "WANAPI_TEST_MARK"
+# Whoever asks it for 127.0.0.1 gets no answer.
+PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+NOBODYS_PROXY = dict.fromkeys(PROXIES, "http://127.0.0.1:1") | {"no_proxy": "", "NO_PROXY": "a.example"}
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +106,12 @@ def serve(checkout):
 
 
 def test_it_serves_until_sigterm_to_make_alone_and_leaves_no_process(serve):
-    first = serve(API_KEY="k").wait_until_it_runs()
+    first = serve(API_KEY="k'\\", **NOBODYS_PROXY).wait_until_it_runs()
     url = f"http://127.0.0.1:{first.port}"
     assert url in first.output
     assert "SIMULATOR" in first.output
     answer = requests.post(
-        f"{url}/generate", json={"prompt": "A cat"}, headers={"X-API-Key": "k"}, timeout=10
+        f"{url}/generate", json={"prompt": "A cat"}, headers={"X-API-Key": "k'\\"}, timeout=10
     )
     assert answer.status_code == 200
     assert first.manage("requeue_jobs", "--status", "failed").stdout == "0 jobs requeued.\n"
@@ -152,8 +158,6 @@ def test_after_kill_9_of_everything_it_works_again_with_its_data(serve):
 
 
 def test_a_port_in_use_is_said_in_one_sentence(serve):
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -187,3 +191,42 @@ def test_each_process_is_started_again_when_it_is_killed(serve):
         while not pids(part) - victims:
             assert time.monotonic() < deadline, part
             time.sleep(0.1)
+
+
+@pytest.fixture
+def outside():
+    """The settings of a stack that starts no parts of its own."""
+    urls = {"DATABASE_URL": "postgresql://h/n", "COMFYUI_URL": "http://h", "S3_BUCKET": "b"}
+    return lambda **given: Stack(parts.FOLDER / "outside", urls | given)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1"),
+        ("0.0.0.0", "http://127.0.0.1"),
+        ("localhost", "http://localhost"),
+        *((host, "http://[::1]") for host in ("::", "[::]", "::1", "[::1]")),
+    ],
+)
+def test_each_form_of_host_is_listened_on_and_called_rightly(outside, host, url):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as taken:
+        taken.bind((host.strip("[]"), 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        stack = outside(HOST=host, PORT=port)
+        with pytest.raises(Problem, match="choose another with PORT="):
+            stack._check_port()
+    stack._check_port()
+    assert stack.url == f"{url}:{port}"
+
+
+@pytest.mark.parametrize("host", ["http://0.0.0.0", "0.0.0.0:80", "a b", "no.such.name.invalid", "192.0.2.1"])
+def test_a_host_that_cannot_be_is_one_sentence(outside, host):
+    with pytest.raises(Problem, match=r"HOST must be an address|cannot listen on"):
+        outside(HOST=host)._check_port()
+
+
+def test_the_greeting_shows_no_password(outside):
+    assert "Hush" not in greeting(outside(COMFYUI_URL="http://comfy:Hush@h", HOST="127.0.0.1"))

@@ -1,7 +1,9 @@
 """gunicorn with our configuration, as proxies and balancers meet it: connections that rest, odd requests."""
 
 import http.client
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -144,3 +146,15 @@ def test_no_client_moves_the_addresses_below_a_path(ports):
 def test_it_listens_on_each_form_of_address(host, address):
     with gunicorn(host, address) as (port, _):
         assert answers(port, address)
+
+
+def test_the_images_health_check_asks_no_proxy(ports):
+    [check] = re.findall(
+        r'CMD (\["python", "-c", .*/health/live.*\])', (ROOT / "docker/Dockerfile").read_text()
+    )
+    _, *arguments = json.loads(check)
+    proxy = {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
+
+    done = subprocess.run([sys.executable, *arguments], env=os.environ | proxy | {"PORT": str(ports[0])})
+
+    assert done.returncode == 0

@@ -22,9 +22,11 @@ from psycopg.pq import Conninfo
 
 from comfy.workflow import PRESETS
 from wanapi import logs, values
+from wanapi.proxies import spare_loopback
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = FileAwareEnv()
+spare_loopback()
 DAY = 24 * 3600  # seconds
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # Options of DATABASE_URL beside those of libpq.
