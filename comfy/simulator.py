@@ -20,6 +20,7 @@ import heapq
 import json
 import mimetypes
 import os
+import re
 import shutil
 import signal
 import sys
@@ -479,8 +480,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8188, help="0 takes a free one")
-    seconds = float(os.environ.get("SIMULATOR_SECONDS_PER_STEP", "0.2"))
-    parser.add_argument("--seconds-per-step", type=float, default=seconds)
+    seconds = os.environ.get("SIMULATOR_SECONDS_PER_STEP") or "0.2"
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6})?", seconds, re.ASCII):
+        parser.error(f"SIMULATOR_SECONDS_PER_STEP must be a number of seconds as 0.2, not {seconds!r}.")
+    parser.add_argument("--seconds-per-step", type=float, default=float(seconds))
     parser.add_argument(
         "--directory", type=Path, help="for input/, output/ and temp/; default: a temporary one"
     )

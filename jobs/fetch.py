@@ -9,12 +9,13 @@ import errno
 import ipaddress
 import itertools
 import logging
+import re
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 from django.conf import settings
@@ -80,6 +81,7 @@ def _late() -> BadImage:
 def _fetch(url: str) -> bytes:
     with Deadline(settings.IMAGE_URL_TIMEOUT) as deadline, _session(deadline) as session:
         try:
+            session.target = _target(url)
             with session.get(url, stream=True) as response:
                 body = _read(response)
         except tuple(SENTENCES) as error:
@@ -142,11 +144,11 @@ class Deadline:
 
 
 class _WatchedAdapter(HTTPAdapter):
-    """Holds each connection to the deadline."""
+    """Holds each connection to the deadline, and sends each URL as it was written."""
 
-    def __init__(self, deadline: Deadline):
+    def __init__(self, deadline: Deadline, session: "_Session"):
         super().__init__()
-        self.deadline = deadline
+        self.deadline, self.session = deadline, session
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         options["timeout"] = max(self.deadline.left(), 0.001)
@@ -160,6 +162,9 @@ class _WatchedAdapter(HTTPAdapter):
         adapter, plain = self, pool.ConnectionCls
 
         class Watched(plain):  # type: ignore[misc, valid-type]
+            def putrequest(self, method: str, url: str, *args: Any, **options: Any) -> None:
+                super().putrequest(method, adapter.session.target, *args, **options)
+
             def _new_conn(self) -> socket.socket:
                 return adapter.connect(self)
 
@@ -261,15 +266,35 @@ def _is_public(address: Address) -> bool:
     return public and not any(address in network for network in NOT_FOR_ALL)
 
 
-def _session(deadline: Deadline) -> requests.Session:
-    session = requests.Session()
+class _Session(requests.Session):
+    """Knows each URL as it was written. requests and urllib3 would send ~ for %7E and %2B for %2b: the same
+    in theory, and for a server that signs its links another text."""
+
+    target: str
+
+    def get_redirect_target(self, response: requests.Response) -> str | None:
+        location = super().get_redirect_target(response)
+        if location:
+            self.target = _target(urljoin(response.url, location))
+        return location
+
+
+def _target(url: str) -> str:
+    """Path and query. What may not stand in a request is quoted: spaces, other alphabets."""
+    target = re.sub(r"^[^:]*://[^/?#]*", "", url.strip().partition("#")[0])
+    return quote(target if target.startswith("/") else f"/{target}", safe="!#$%&'()*+,/:;=?@[]~")
+
+
+def _session(deadline: Deadline) -> _Session:
+    session = _Session()
     session.headers["User-Agent"] = "wanapi"
     session.trust_env = False  # a proxy would resolve the name again, and .netrc is nobody's business
     session.max_redirects = MAX_REDIRECTS
     for scheme in ("http", "https"):
-        session.mount(f"{scheme}://", _PublicAdapter(deadline))
+        session.mount(f"{scheme}://", _PublicAdapter(deadline, session))
         for host in settings.IMAGE_URL_ALLOW:
-            session.mount(f"{scheme}://{host}/", _WatchedAdapter(deadline))
+            own = _WatchedAdapter(deadline, session)
+            session.mount(f"{scheme}://{host}/", own)
             if host.endswith(":80" if scheme == "http" else ":443"):
-                session.mount(f"{scheme}://{host.rpartition(':')[0]}/", _WatchedAdapter(deadline))
+                session.mount(f"{scheme}://{host.rpartition(':')[0]}/", own)
     return session

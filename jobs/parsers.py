@@ -31,7 +31,8 @@ class StrictJSONParser(JSONParser):
             body = stream.read()
             if sum(map(body.count, STRUCTURE)) > MAX_STRUCTURE:
                 raise ParseError("The JSON has too many parts.")
-            data = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_refuse)
+            # PowerShell and .NET like to put a byte order mark before it.
+            data = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_refuse)
         except RecursionError:
             raise ParseError("The JSON is nested too deeply.") from None
         except ValueError:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -26,6 +26,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: str = "127.0.0.1") -> None:
         self.connections = 0
+        self.paths: list[str] = []
         self.ended = threading.Event()
         super().__init__((address, 0), Handler)
         self.own = f"{address}:{self.server_port}"
@@ -43,6 +44,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
+        self.server.paths.append(self.path)
         name, _, rest = unquote(self.path[1:]).partition("/")
         getattr(self, f"send_{name}")(rest)
 
@@ -162,6 +164,31 @@ class TestOwnServer:
 
     def test_the_whole_body_is_fetched(self, own):
         assert fetch(f"{own.url}/image") == picture()
+
+    @pytest.mark.parametrize(
+        ("written", "sent"),
+        [
+            ("/image/%7Euser/%2b%e2%82%ac?sig=a%2Bb%2f~", None),
+            ("/image/../image/./a//b", None),
+            ("/image/100%?a=%zz&&b", None),
+            ("/image/?", None),
+            ("/image/a b/€?c=ü#part", "/image/a%20b/%E2%82%AC?c=%C3%BC"),
+            ('/image/{a}|"<b>', "/image/%7Ba%7D%7C%22%3Cb%3E"),
+        ],
+    )
+    def test_a_url_is_sent_byte_for_byte(self, own, written, sent):
+        """A server may have signed exactly this text; only what no request may hold is quoted."""
+        fetch(own.url + written)
+
+        assert own.paths == [sent or written]
+
+    @pytest.mark.parametrize("server_first", ["", "{}"])
+    def test_so_is_one_that_a_server_redirects_to(self, own, server_first):
+        written = "/image/%7Euser/%2b%e2%82%ac?sig=a%2Bb%2f~"
+
+        fetch(f"{own.url}/to/{quote(server_first.format(own.url) + written)}")
+
+        assert own.paths[1] == written
 
     def test_a_redirect_is_followed(self, own):
         assert fetch(f"{own.url}/to//image") == picture()

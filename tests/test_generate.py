@@ -106,6 +106,23 @@ def test_it_refuses_a_body_that_is_no_json_object(api, body):
     assert set(refused(api, body)) == {"detail"}
 
 
+@pytest.mark.parametrize("prompt", ["A cat", "Eine Kätzchen", "\ufeffA cat"])
+def test_a_byte_order_mark_before_the_body_does_no_harm(api, db, prompt):
+    body = json.dumps({"prompt": prompt}, ensure_ascii=False).encode("utf-8-sig")
+
+    answer = api.post("/generate", body, content_type="application/json")
+
+    assert answer.status_code == 200
+    assert Job.objects.get().prompt == prompt
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xef\xbb\xbf" * 2 + b"{}", b"\xef\xbb\xbf", b"\xff\xfe{\0}\0", b"\xef\xbb{}"]
+)
+def test_what_only_looks_like_one_is_refused(api, body):
+    assert refused(api, body)["detail"].startswith("The body is not JSON in UTF-8.")
+
+
 def test_it_refuses_other_content_types(api):
     answer = api.post("/generate", {"prompt": "A cat"})  # a form
 

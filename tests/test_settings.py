@@ -8,8 +8,9 @@ import sys
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from jobs.management.commands import worker
 from local.parts import ROOT
-from wanapi import settings
+from wanapi import settings as module
 
 NUMBERS = ("x", "-1", "+5", "1e3", "0x10", "1_0", "5.5", "٣", "1 0", "9" * 400, "10" + "0" * 13)
 FLAGS = ("maybe", "2", "truee", "yes please")
@@ -106,7 +107,7 @@ BAD = {
 ANY_TEXT = {"COMFYUI_RESTART_COMMAND"}
 NEEDED = ("API_KEY", "SECRET_KEY", "S3_BUCKET", "DATABASE_URL")
 SCRIPT_NAME = "SCRIPT_NAME is set, and the service cannot live below a path: give it a host name of its own."
-NUMERIC = [name for name in BAD if type(getattr(settings, name, None)) is int]
+NUMERIC = [name for name in BAD if type(getattr(module, name, None)) is int]
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def refusal(load, **variables):
 
 
 def test_each_setting_is_in_the_table_of_bad_values():
-    assert set(BAD) | ANY_TEXT == set(settings.env.dump())
+    assert set(BAD) | ANY_TEXT == set(module.env.dump())
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -268,7 +269,7 @@ class TestFiles:
     ("name", "value"),
     [
         *(("AWS_DEFAULT_REGION", value) for value in ("eu west", "eu-west-2 ", "-", "https://s3", "1")),
-        *((name, value) for name in settings.AWS_KEYS for value in ("", "a b", "a\n", "schlüssel")),
+        *((name, value) for name in module.AWS_KEYS for value in ("", "a b", "a\n", "schlüssel")),
     ],
 )
 def test_what_boto3_reads_itself_is_looked_at_before(load, name, value):
@@ -307,3 +308,24 @@ def test_no_program_starts_with_it(program, name, value, sentence):
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"wanapi: {sentence}\n")
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "1e9", "nan", "inf", "0,2", "٣"])
+def test_the_simulator_names_its_own_setting(value):
+    command = [sys.executable, "-m", "comfy.simulator"]
+    env = os.environ | {"SIMULATOR_SECONDS_PER_STEP": value}
+
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 2
+    assert "SIMULATOR_SECONDS_PER_STEP must be a number of seconds as 0.2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_comfyui_that_is_not_there_is_told(settings, caplog, tmp_path):
+    settings.COMFYUI_INPUT_DIR, settings.COMFYUI_OUTPUT_DIR = str(tmp_path), str(tmp_path / "none")
+
+    worker.tell_of_missing_folders()
+
+    [told] = caplog.messages
+    assert told.startswith(f"COMFYUI_OUTPUT_DIR: there is no folder {tmp_path}/none")

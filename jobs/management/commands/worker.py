@@ -58,6 +58,7 @@ class Command(BaseCommand):
 
     def handle(self, *, cluster: str, **options: Any) -> None:
         wait_for_tables()
+        tell_of_missing_folders()
         q2 = start_cluster()
         stop = threading.Event()
         watch = EngineWatch() if cluster == RENDER else None
@@ -95,6 +96,14 @@ def wait_for_tables() -> None:
             told = True
             connection.close()
             time.sleep(0.5)
+
+
+def tell_of_missing_folders() -> None:
+    """No reason to end: ComfyUI makes its folders when it starts, or they are mounted later."""
+    for name in ("COMFYUI_INPUT_DIR", "COMFYUI_OUTPUT_DIR"):
+        folder = getattr(settings, name)
+        if folder and not os.path.isdir(folder):
+            logger.warning("%s: there is no folder %s, so finished jobs' files stay in ComfyUI", name, folder)
 
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
