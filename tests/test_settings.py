@@ -1,6 +1,7 @@
 """Every setting with values that cannot work: each stops the start with a sentence that names it."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -130,6 +131,15 @@ def refusal(load, **variables):
 
 def test_each_setting_is_in_the_table_of_bad_values():
     assert set(BAD) | ANY_TEXT == set(module.env.dump())
+
+
+def test_the_readmes_table_has_each_setting_and_no_other():
+    rows = re.findall(
+        r"^\| (`[A-Z0-9_]+`(?:, `[A-Z0-9_]+`)*) \|", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    of_others = {*module.AWS_KEYS, "AWS_DEFAULT_REGION", "SIMULATOR_SECONDS_PER_STEP"}
+
+    assert set(re.findall(r"[A-Z0-9_]+", " ".join(rows))) == set(BAD) | ANY_TEXT | of_others
 
 
 @pytest.mark.parametrize("name", BAD)
