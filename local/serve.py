@@ -28,7 +28,10 @@ def given() -> dict[str, str]:
     found = {name: os.environ[name] for name in NAMES.split() if os.environ.get(name)}
     for name in NAMES.split():
         if path := os.environ.get(f"{name}_FILE"):
-            found[name] = Path(path).read_text().strip()
+            try:
+                found[name] = Path(path).read_text().strip()
+            except (OSError, ValueError):
+                raise Problem(f"{name}_FILE must name a text file that can be read, not {path!r}.") from None
     return found
 
 

@@ -11,7 +11,7 @@ import yaml
 from django.core.management import get_commands, load_command_class
 
 from local.parts import ROOT
-from wanapi.settings import env
+from wanapi.settings import KEEPALIVE, env
 
 DOCKER = ROOT / "docker"
 COMPOSE = {path.name: yaml.safe_load(path.read_text()) for path in sorted(DOCKER.glob("compose*.yml"))}
@@ -106,6 +106,11 @@ def test_the_service_runs_without_root_and_cannot_change_itself():
         assert service["cap_drop"] == ["ALL"], name
     users = re.findall(r"^USER (\S+)", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
     assert users[-1] == "10001"
+
+
+def test_caddy_keeps_idle_connections_less_long_than_the_service():
+    [kept] = re.findall(r"keepalive (\d+)s", (DOCKER / "Caddyfile").read_text())
+    assert int(kept) < KEEPALIVE
 
 
 def test_what_ends_comes_back():

@@ -228,5 +228,22 @@ def test_a_host_that_cannot_be_is_one_sentence(outside, host):
         outside(HOST=host)._check_port()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("PORT_FILE", "/dev", "PORT_FILE must name a text file that can be read, not '/dev'."),
+        ("HOST", "https://a.example", "HOST must be an address or a name of this machine"),
+        ("KEEPALIVE", "long", "wanapi: KEEPALIVE must be a number from 1 to 3600, not 'long'."),
+    ],
+)
+def test_a_setting_that_cannot_work_ends_it_with_a_sentence(serve, name, value, sentence):
+    refused = serve(**{name: value})
+    output = refused.process.communicate(timeout=30)[0]
+
+    assert refused.process.returncode
+    assert f"make serve: {sentence}" in output
+    assert "Traceback" not in output
+
+
 def test_the_greeting_shows_no_password(outside):
     assert "Hush" not in greeting(outside(COMFYUI_URL="http://comfy:Hush@h", HOST="127.0.0.1"))

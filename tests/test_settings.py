@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import socket
 import subprocess
 import sys
 
@@ -179,7 +180,7 @@ def test_what_is_set_to_nothing_has_its_default(load, monkeypatch, name):
         ),
         (
             "IMAGE_URL_ALLOW",
-            "store.internal:443, my_store:80, [fd00::7]:9000",
+            "store.internal:0443, my_store:80, [FD00:0::7]:9000",
             ["store.internal:443", "my_store:80", "[fd00::7]:9000"],
         ),
         ("COMFYUI_URL", "HTTP://comfy:p%40ss@my_gpu:8188/behind/", "http://comfy:p%40ss@my_gpu:8188/behind"),
@@ -318,6 +319,20 @@ def test_no_program_starts_with_it(program, name, value, sentence):
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"wanapi: {sentence}\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://u:p@gpu:8188", "gpu:8188"),
+        ("http://gpu/first", "gpu/first"),  # a proxy in front of several
+        ("http://[fd00::7]:8188", "[fd00::7]:8188"),
+        ("http://localhost:8188/b", f"{socket.gethostname()}:8188/b"),
+        ("http://gpu/" + "x" * 400, "gpu/" + "x" * 251),
+    ],
+)
+def test_engines_that_are_not_named_are_told_apart(load, url, name):
+    assert load(COMFYUI_URL=url)["ENGINE_NAME"] == name
 
 
 @pytest.mark.parametrize("value", ["x", "-1", "1e9", "nan", "inf", "0,2", "٣"])

@@ -206,8 +206,8 @@ def engine_name() -> str:
     """Tells the ComfyUIs of several machines apart, each of which calls its own one 127.0.0.1."""
     parts = urlsplit(COMFYUI_URL)
     if parts.hostname in ("localhost", "127.0.0.1", "::1"):
-        return f"{socket.gethostname()}:{parts.port or 80}"
-    return parts.netloc.rpartition("@")[2]
+        return f"{socket.gethostname()}:{parts.port or 80}{parts.path}"[:255]
+    return f"{parts.netloc.rpartition('@')[2]}{parts.path}"[:255]
 
 
 ENGINE_NAME = read("ENGINE_NAME", values.name) or engine_name()

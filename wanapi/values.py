@@ -198,7 +198,9 @@ def image_store(text: str) -> Any:
         valid_port = number(1, 65535)(port)
         if "/" in host:
             return ip_network(re.sub(r"[][]", "", host)), valid_port
-        if not (is_server(host) or _bracketed(host)):
+        if _bracketed(host):
+            return f"[{IPv6Address(host[1:-1])}]:{valid_port}"
+        if not is_server(host):
             raise ValueError("it names no host")
     except ValueError as error:
         if "host bits" in str(error):
@@ -207,4 +209,4 @@ def image_store(text: str) -> Any:
             "takes host:port and network/bits:port, as images.example.com:443, [fd00::7]:443 "
             f"or 10.0.0.0/8:80, not {shown(text)}"
         ) from None
-    return text
+    return f"{host}:{valid_port}"
