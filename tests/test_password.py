@@ -20,7 +20,7 @@ from wanapi import logs
 STATS = json.dumps({"system": {"comfyui_version": "0.3.64"}})
 
 
-@pytest.fixture(params=["Hush", "Hu%40sh%2F%3a", "Hush%C3%BC%E2%82%AC", "Hush%25:40"])
+@pytest.fixture(params=["Hushhush", "Hushhush%40%2F%3a", "Hushhush%C3%BC%E2%82%AC", "Hushhush%25:40"])
 def url(request):
     """Of a server that asks for a password, over HTTP and on its socket."""
     password = request.param
@@ -50,7 +50,7 @@ def test_it_works_over_http_and_on_the_socket(url):
 
 def trouble(url):
     """All that a ComfyUI in trouble makes the driver say."""
-    for wrong in (url, url.replace("Hu", "Hus"), url.rpartition(":")[0] + ":1"):
+    for wrong in (url, url.replace("Hushhush", "Hushhushs"), url.rpartition(":")[0] + ":1"):
         with Comfy(wrong) as comfy:
             for ask in (comfy.queue, partial(comfy.missing, [("vae", "x")]), partial(comfy.cancel, "x")):
                 with pytest.raises(Unreachable) as caught:
@@ -60,7 +60,7 @@ def trouble(url):
 
 
 def test_no_error_of_the_driver_holds_it(url):
-    assert "Hu" not in "".join(trouble(url))
+    assert "Hushhush" not in "".join(trouble(url))
 
 
 @pytest.mark.parametrize("command", ["check_engine", "warm_up"])
@@ -69,7 +69,7 @@ def test_no_command_prints_it(url, command, capfd):
         call_command(command, "--url", url.rpartition(":")[0] + ":1")
 
     assert str(error.value).startswith("http://127.0.0.1:1: The GPU server does not answer.")
-    assert "Hu" not in f"{error.value} {capfd.readouterr()}"
+    assert "Hushhush" not in f"{error.value} {capfd.readouterr()}"
 
 
 @pytest.mark.django_db
@@ -79,7 +79,7 @@ def test_no_page_of_the_admin_shows_it(admin_client, engine, url):
     pages = [admin_client.get(f"/admin/jobs/engine/{rest}") for rest in ("", f"{engine.pk}/change/")]
 
     assert shown(url) in pages[1].text
-    assert "Hu" not in pages[0].text + pages[1].text
+    assert "Hushhush" not in pages[0].text + pages[1].text
 
 
 def test_the_log_does_not_even_at_its_most_detailed(url, caplog):
@@ -88,14 +88,14 @@ def test_the_log_does_not_even_at_its_most_detailed(url, caplog):
         logging.getLogger(name).setLevel(logger.get("level", "NOTSET"))
     caplog.set_level("DEBUG")
 
-    with Listener(url) as listener, Listener(url.replace("Hu", "Hus")) as refused:
+    with Listener(url) as listener, Listener(url.replace("Hushhush", "Hushhushs")) as refused:
         assert listener.changed.wait(10)
         eventually(lambda: "401" in caplog.text)
     assert not refused.connected
     list(trouble(url))
 
-    secret = base64.b64encode(b"comfy:Hu").decode()[:10]
-    assert "Hu" not in caplog.text
+    secret = base64.b64encode(b"comfy:Hushhush").decode()[:18]
+    assert "Hushhush" not in caplog.text
     assert secret not in caplog.text
 
 
