@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+import socket
 import threading
 import time
 import uuid
@@ -32,6 +33,17 @@ FULL = bool(os.environ.get("FULL"))  # of `make test-faults` and `make fuzz`
 figures: list[tuple[str, str]] = []
 turns = itertools.count(1)
 COMFYUI = parts.FOLDER / "comfyui"  # the simulator's folders
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
 
 
 @pytest.fixture(scope="session", autouse=True)

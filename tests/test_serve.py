@@ -17,6 +17,7 @@ from local.parts import ROOT, free_port
 from local.serve import greeting
 from local.stack import Problem, Stack
 from tests import parts
+from tests.conftest import ipv6
 
 MARK = "WANAPI_TEST_MARK"
 # Whoever asks it for 127.0.0.1 gets no answer.
@@ -206,7 +207,7 @@ def outside():
         ("127.0.0.1", "http://127.0.0.1"),
         ("0.0.0.0", "http://127.0.0.1"),
         ("localhost", "http://localhost"),
-        *((host, "http://[::1]") for host in ("::", "[::]", "::1", "[::1]")),
+        *(pytest.param(host, "http://[::1]", marks=ipv6) for host in ("::", "[::]", "::1", "[::1]")),
     ],
 )
 def test_each_form_of_host_is_listened_on_and_called_rightly(outside, host, url):
