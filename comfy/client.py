@@ -25,6 +25,7 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 3, 10  # seconds
 VIDEO_ROOM = 32 * 1024 * 1024  # bytes
 MARK = "wanapi"  # our key in a prompt's extra_data
 
+TRIED = ("0.3.64", "0.33.0")  # versions of ComfyUI: docs/operations.md
 NO_COMFYUI = "What answers at COMFYUI_URL is not ComfyUI, or something in front of it answers in its place."
 UNFIT = {  # statuses that are about the server, whoever asks: what an operator can do
     401: "ComfyUI, or a server in front of it, asks for a password: COMFYUI_URL can hold one.",
@@ -104,6 +105,22 @@ class Queue:
 
 
 @dataclass(frozen=True)
+class System:
+    """What ComfyUI tells of itself: its version, and its first device with its bytes of memory."""
+
+    version: str
+    device: str
+    memory: int
+
+    def __str__(self) -> str:
+        return f"ComfyUI {self.version}, {self.device}"
+
+    @property
+    def was_tried(self) -> bool:
+        return self.version in TRIED
+
+
+@dataclass(frozen=True)
 class Rendered:
     """The prompt succeeded. ``filename`` lies in the folder that the render's prefix names."""
 
@@ -148,19 +165,15 @@ class Comfy:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def version(self) -> str:
-        """ComfyUI's version and its first device, for people."""
+    def system(self) -> System:
         stats = self._json("GET", "/system_stats")
         with _shape("/system_stats"):
-            version = stats["system"].get("comfyui_version") or "unknown"
             device = (stats.get("devices") or [{}])[0]
-            return f"ComfyUI {version}, {device.get('name', 'no device')}"
-
-    def memory(self) -> int:
-        """Bytes of its first device."""
-        stats = self._json("GET", "/system_stats")
-        with _shape("/system_stats"):
-            return int(stats["devices"][0]["vram_total"])
+            return System(
+                version=str(stats["system"].get("comfyui_version") or "unknown"),
+                device=str(device.get("name", "no device")),
+                memory=int(device.get("vram_total") or 0),
+            )
 
     def missing(self, files: Iterable[tuple[str, str]]) -> list[str]:
         """Those of the (folder, name) model files that ComfyUI does not list, as ``folder/name``."""

@@ -46,7 +46,7 @@ def kinds(comfy: Comfy, first: str) -> list[str]:
     """What to warm up: the kind that is asked for first comes last, so that it is the one that is loaded. A
     card that cannot hold all models is warmed up for this kind alone."""
     others = [kind for kind in workflow.KINDS if kind != first]
-    return [*others, first] if comfy.memory() >= HOLDS_ALL else [first]
+    return [*others, first] if comfy.system().memory >= HOLDS_ALL else [first]
 
 
 def warm_up(comfy: Comfy, preset: str, kinds: list[str]) -> Iterator[tuple[str, float]]:

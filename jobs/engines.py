@@ -128,7 +128,7 @@ class Engine(models.Model):
         Engine.objects.filter(pk=self.pk, worker=self.worker).update(
             seen_at=Now(), ready=True, version=version, runs=runs, lacks=lacks, trouble="", stuck=[]
         )
-        self.ready = True
+        self.ready, self.runs, self.lacks = True, runs, lacks
 
     def report_lacking(self, pair: str, what: str) -> None:
         """A file or node that this pair needs vanished since the last look."""

@@ -133,7 +133,7 @@ class EngineWatch:
             self._missing_nodes = comfy.missing_nodes(abilities.NODES)
         missing = [*comfy.missing(abilities.FILES), *(f"node {name}" for name in self._missing_nodes)]
         runs, lacks = abilities.runs(missing), abilities.lacks(missing, settings.WORKFLOW_PRESET)
-        version = comfy.version()
+        version = str(comfy.system())
         if engine.trouble:
             self._relapses.sick()
             if self._relapses.rests or not is_well_again(comfy, engine):

@@ -328,6 +328,21 @@ class TestEngineCommands:
 
         assert "  MISSING  models/vae/none.safetensors" in output.getvalue().splitlines()
 
+    def test_a_version_that_was_not_tried_and_a_node_that_is_missing_are_named(self, simulator, monkeypatch):
+        monkeypatch.setattr("comfy.client.TRIED", ("9.9.9",))
+        monkeypatch.setattr("jobs.management.commands.check_engine.TRIED", ("9.9.9",))
+        monkeypatch.setattr("comfy.workflow.node_classes", lambda preset: ["SaveVideo", "NoSuchNode"])
+        output = io.StringIO()
+
+        with pytest.raises(CommandError, match="Nodes are missing: ComfyUI needs an update"):
+            call_command("check_engine", "--url", simulator.url, stdout=output)
+
+        assert "  This version was not tried; 9.9.9 were." in output.getvalue().splitlines()
+        assert "  MISSING  node NoSuchNode" in output.getvalue().splitlines()
+
+    def test_what_is_no_comfyui(self):
+        assert "is not ComfyUI" in refused("check_engine", "--url", parts.S3_URL)
+
     def test_none_that_answers(self):
         said = refused("check_engine", "--url", "http://127.0.0.1:1")
 
@@ -350,7 +365,12 @@ class TestCheckSetup:
     def test_a_service_that_can_work(self):
         before = [*storage.listed("inputs/"), *storage.listed("videos/")]
 
-        assert manage("check_setup").splitlines() == ["Postgres: ok", "migrations: ok", "S3: ok"]
+        assert manage("check_setup").splitlines() == [
+            "Postgres: ok",
+            "migrations: ok",
+            "S3: ok",
+            "images: ok",
+        ]
         assert [*storage.listed("inputs/"), *storage.listed("videos/")] == before
 
     def test_a_bucket_that_is_not_there_is_named_with_the_right_that_failed(self, settings):

@@ -95,6 +95,7 @@ BAD = {
     "PROXY_ENTRIES": ("0", "11"),
     "RENDER_TIMEOUT": ("0",),
     "RETENTION_DAYS": (),
+    "S3_PREFIX": ("/", "/a", "a//b", "..", "a/../b", "a b", "s3://a", "bücket", "x" * 201, "a\nb"),
     "S3_BUCKET": ("a/b", "s3://a", "a b", "a:b", "bücket", "x" * 256),
     "S3_ENDPOINT_URL": (*URLS, "http://key:secret@s3"),
     "S3_PUBLIC_ENDPOINT_URL": (*URLS, "http://key:secret@s3"),

@@ -48,7 +48,7 @@ def check_setup():
     output = io.StringIO()
     with contextlib.suppress(CommandError):
         call_command("check_setup", stdout=output)
-    return output.getvalue().splitlines()[-1]
+    return next(line for line in output.getvalue().splitlines() if line.startswith("S3: "))
 
 
 @pytest.mark.django_db

@@ -7,12 +7,12 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.template.defaultfilters import pluralize
 
 from comfy import workflow
-from comfy.client import Comfy, ComfyError, shown
+from comfy.client import TRIED, Comfy, ComfyError, shown
 from jobs.management.arguments import add_comfyui
 
 
 class Command(BaseCommand):
-    help = "Asks the ComfyUI of COMFYUI_URL for its version, its GPU and each model file that is needed."
+    help = "Asks the ComfyUI of COMFYUI_URL for its version, its GPU, and the model files and nodes it needs."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -23,19 +23,27 @@ class Command(BaseCommand):
         files = workflow.model_files(preset)
         try:
             with Comfy(url) as comfy:
-                version, lacks = comfy.version(), comfy.missing(files)
+                comfy.check_prompts()
+                system, lacks = comfy.system(), comfy.missing(files)
+                nodes = comfy.missing_nodes(workflow.node_classes(preset))
         except ComfyError as error:
             raise CommandError(f"{shown(url)}: {error.message} {error.detail}".strip()) from error
         present = {f"{folder}/{name}": f"{folder}/{name}" not in lacks for folder, name in files}
         if options["json"]:
-            told = {"ready": not lacks, "version": version, "preset": preset, "files": present}
-            self.stdout.write(json.dumps(told))
+            told = {"ready": not lacks and not nodes, "version": str(system), "tried": system.was_tried}
+            self.stdout.write(json.dumps(told | {"preset": preset, "files": present, "missing_nodes": nodes}))
         else:
-            self.stdout.write(f"{version}, preset {preset}")
+            self.stdout.write(f"{system}, preset {preset}")
+            if not system.was_tried:
+                self.stdout.write(f"  This version was not tried; {', '.join(TRIED)} were.")
             for file, there in present.items():
                 self.stdout.write(f"  {'present' if there else 'MISSING'}  models/{file}")
+            for name in nodes:
+                self.stdout.write(f"  MISSING  node {name}")
         if lacks:
             raise CommandError(
                 f"{len(lacks)} model file{pluralize(lacks, ' is,s are')} missing: manage.py download_models "
                 "brings them, into the folder models/ of ComfyUI."
             )
+        if nodes:
+            raise CommandError("Nodes are missing: ComfyUI needs an update.")

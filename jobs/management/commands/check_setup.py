@@ -1,9 +1,10 @@
 """``manage.py check_setup``: what would fail at the first job, told before it."""
 
+import io
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,27 +13,13 @@ import requests
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, InterfaceError, connection
+from PIL import Image
 
-from jobs import health, storage
+from jobs import health, images, storage
 from jobs.models import Job
 
 CONTENT = b"check" * 1000
 TIMEOUT = 10  # seconds
-
-
-class Command(BaseCommand):
-    help = "Checks Postgres, its migrations and S3: one line for each, exit code 1 if one of them fails."
-
-    def handle(self, **options: Any) -> None:
-        failed = 0
-        for name, check in (("Postgres", postgres), ("migrations", health.migrations), ("S3", s3)):
-            try:
-                self.stdout.write(f"{name}: {check() or 'ok'}")
-            except (health.Trouble, DatabaseError, InterfaceError) as trouble:
-                failed += 1
-                self.stdout.write(f"{name}: {str(trouble).strip()}")
-        if failed:
-            raise CommandError("The service cannot work like this.")
 
 
 def postgres() -> None:
@@ -128,3 +115,36 @@ def remove(job: Job) -> None:
     with right("DeleteObject", "inputs/ and videos/"):
         storage.delete(keys)
         storage.delete(keys)
+
+
+def pictures() -> None:
+    """Whether reference images can be read here: memory limits and Pillow's libraries differ."""
+    jpeg = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(jpeg, "JPEG")
+    try:
+        images.normalise(jpeg.getvalue())
+    except (images.BadImage, images.CannotRead) as error:
+        raise health.Trouble("reference images cannot be read; the lines above say why.") from error
+
+
+CHECKS: dict[str, Callable[[], str | None]] = {
+    "Postgres": postgres,
+    "migrations": health.migrations,
+    "S3": s3,
+    "images": pictures,
+}
+
+
+class Command(BaseCommand):
+    help = "Checks Postgres, its migrations, S3 and images: a line for each, exit code 1 if one fails."
+
+    def handle(self, **options: Any) -> None:
+        failed = 0
+        for name, check in CHECKS.items():
+            try:
+                self.stdout.write(f"{name}: {check() or 'ok'}")
+            except (health.Trouble, DatabaseError, InterfaceError) as trouble:
+                failed += 1
+                self.stdout.write(f"{name}: {str(trouble).strip()}")
+        if failed:
+            raise CommandError("The service cannot work like this.")
