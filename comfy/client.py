@@ -25,7 +25,7 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 3, 10  # seconds
 VIDEO_ROOM = 32 * 1024 * 1024  # bytes
 MARK = "wanapi"  # our key in a prompt's extra_data
 
-TRIED = ("0.3.64", "0.33.0")  # versions of ComfyUI: docs/operations.md
+TRIED = ("0.3.64", "0.4.0", "0.10.0", "0.20.1", "0.27.0", "0.33.0")  # of ComfyUI: docs/operations.md
 NO_COMFYUI = "What answers at COMFYUI_URL is not ComfyUI, or something in front of it answers in its place."
 UNFIT = {  # statuses that are about the server, whoever asks: what an operator can do
     401: "ComfyUI, or a server in front of it, asks for a password: COMFYUI_URL can hold one.",
@@ -271,8 +271,11 @@ class Comfy:
         response = self._request("POST", f"/api/jobs/{prompt_id}/cancel")
         if response.status_code in (404, 405):
             self._check(self._request("POST", "/queue", json={"delete": [prompt_id]}))
-            response = self._request("POST", "/interrupt", json={"prompt_id": prompt_id})
+            self._check(self._request("POST", "/interrupt", json={"prompt_id": prompt_id}))
+            return
         self._check(response)
+        with _shape("/api/jobs/.../cancel"):
+            bool(self._decoded(response)["cancelled"])
 
     def forget(self, prompt_id: str) -> None:
         """Removes a prompt's history entry, which holds its graph and so the client's text."""

@@ -142,7 +142,7 @@ SECRET_KEY = required(
 )
 ALLOWED_HOSTS = listed("ALLOWED_HOSTS", values.allowed_host, "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = listed("CSRF_TRUSTED_ORIGINS", values.origins_below)
-CORS_ALLOWED_ORIGINS = listed("CORS_ALLOWED_ORIGINS", values.origin)
+CORS_ALLOWED_ORIGINS = listed("CORS_ALLOWED_ORIGINS", values.calling_origin)
 BEHIND_TLS_PROXY = flag("BEHIND_TLS_PROXY", "false")
 PROXY_ENTRIES = number("PROXY_ENTRIES", 1, 1, 10)
 DATABASES = {

@@ -171,10 +171,7 @@ def comfyui_url(text: str) -> str:
 
 
 def origin(text: str) -> str:
-    """As browsers send it: in small letters, without the usual port, and without a slash at the end. Apps on
-    telephones have schemes of their own."""
-    if re.fullmatch(r"(?!https?:|file:)[a-z][a-z0-9+.-]*://[a-z0-9.-]+", text):
-        return text
+    """As browsers send it: in small letters, without the usual port, and without a slash at the end."""
     parts = _parts(text)
     if parts is None or "@" in parts.netloc or parts.path not in ("", "/"):
         raise ValueError(
@@ -183,6 +180,12 @@ def origin(text: str) -> str:
         )
     host = parts.netloc.lower()
     return f"{parts.scheme}://{host.removesuffix(f':{DEFAULT_PORTS[parts.scheme]}')}"
+
+
+def calling_origin(text: str) -> str:
+    """An origin, or that of an app on a telephone, which has a scheme of its own: capacitor://localhost."""
+    app = re.fullmatch(r"(?!https?:|file:)[a-z][a-z0-9+.-]*://[a-z0-9.-]+", text)
+    return text if app else origin(text)
 
 
 def origins_below(text: str) -> str:
