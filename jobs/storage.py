@@ -17,7 +17,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -48,13 +47,13 @@ def _new_client(endpoint_url: str | None, region: str | None = None, **more: Any
         "connect_timeout": 3,
         "read_timeout": 10,
         "retries": {"mode": "standard", "total_max_attempts": 2},
-        "s3": {"addressing_style": "path" if endpoint_url else "auto"},
+        # AWS: the bucket in the name of the server, which then is that of its region in links, too. Not with
+        # a dot in it, for which no certificate holds.
+        "s3": {"addressing_style": "path" if endpoint_url or "." in settings.S3_BUCKET else "virtual"},
         # Some stores refuse the newer checksum headers, and some keep the frames that carry them.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     }
-    if endpoint_url and is_this_machine(endpoint_url):
-        options["proxies"] = {}  # a proxy of the environment is not meant for what runs here
     config = Config(**options | more)
     return boto3.session.Session().client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
 
@@ -65,10 +64,6 @@ _kept_client = functools.cache(_new_client)
 def _client(endpoint_url: str | None, region: str | None = None) -> Any:
     with _client_lock:  # a client may be shared between threads, but not made by two at once
         return _kept_client(endpoint_url, region)
-
-
-def is_this_machine(url: str) -> bool:
-    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 @contextmanager
@@ -187,9 +182,10 @@ def presign(key: str) -> str:
 def link(endpoint_url: str | None, key: str) -> str:
     region = _regions.of(settings.S3_ENDPOINT_URL, settings.S3_BUCKET)
     try:
-        return _client(endpoint_url, region).generate_presigned_url(
-            "get_object", Params=_at(key), ExpiresIn=settings.VIDEO_URL_TTL
-        )
+        # The server of the region by its name: without an address boto3 signs for one that serves all regions.
+        address = endpoint_url or _client(None, region).meta.endpoint_url
+        client = _client(address if "." in settings.S3_BUCKET else endpoint_url, region)
+        return client.generate_presigned_url("get_object", Params=_at(key), ExpiresIn=settings.VIDEO_URL_TTL)
     except BotoCoreError as error:
         raise StorageError(str(error)) from error
 

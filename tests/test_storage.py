@@ -149,6 +149,21 @@ class TestDelete:
 
 
 class TestRegion:
+    @pytest.mark.parametrize(
+        ("bucket", "address"),
+        [
+            ("wanapi", "https://wanapi.s3.eu-west-2.amazonaws.com/videos/"),
+            ("my.bucket", "https://s3.eu-west-2.amazonaws.com/my.bucket/videos/"),
+        ],
+    )
+    def test_links_of_aws_lead_to_the_server_of_the_region(self, settings, monkeypatch, bucket, address):
+        """The one for all regions does not know buckets of the newer regions."""
+        monkeypatch.setattr(storage.Regions, "of", lambda *_: "eu-west-2")
+        storage._kept_client.cache_clear()
+        settings.S3_BUCKET = bucket
+
+        assert storage.link(None, "videos/x/1.mp4").startswith(address)
+
     def test_it_is_asked_once(self, store):
         made = store(region="eu-west-2")
 
