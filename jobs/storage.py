@@ -182,9 +182,9 @@ def presign(key: str) -> str:
 def link(endpoint_url: str | None, key: str) -> str:
     region = _regions.of(settings.S3_ENDPOINT_URL, settings.S3_BUCKET)
     try:
-        # The server of the region by its name: without an address boto3 signs for one that serves all regions.
-        address = endpoint_url or _client(None, region).meta.endpoint_url
-        client = _client(address if "." in settings.S3_BUCKET else endpoint_url, region)
+        client = _client(endpoint_url, region)
+        if "." in settings.S3_BUCKET:  # by the server of its region, which boto3 would not name by itself
+            client = _client(client.meta.endpoint_url, region)
         return client.generate_presigned_url("get_object", Params=_at(key), ExpiresIn=settings.VIDEO_URL_TTL)
     except BotoCoreError as error:
         raise StorageError(str(error)) from error
