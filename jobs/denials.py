@@ -19,7 +19,8 @@ TRANSIENT = 3  # denials of one job by answers that may be a moment's, although 
 MAX_VANISHED = 3  # prompts in a row
 MEMORY = 600.0  # seconds
 
-Step = Literal["image", "prompt"]
+# What was denied. A prompt for which files or nodes are missing is no job's fault, so that nobody's passes.
+Step = Literal["image", "prompt", "files"]
 
 
 @dataclass

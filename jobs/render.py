@@ -215,13 +215,14 @@ class Renderer:
         except Lacking as error:  # it was there at the last look
             logger.error("job %s: %s", job.pk, error.message, extra=job.about)
             self.engine.report_lacking(f"{job.preset}/{job.kind}", error.what)
-            self._not_taken(render, error, lasting=True)
+            self._not_taken(render, error, "files", lasting=True)
         except Refused as error:
             self._refused(render, error)
         except Unfit:
             raise
         except (Denied, Unreachable) as error:
-            self._not_taken(render, error, lasting=isinstance(error, Denied) and error.lasting)
+            step: Step = "prompt" if render.posted else "image"
+            self._not_taken(render, error, step, lasting=isinstance(error, Denied) and error.lasting)
 
     def _image(self, render: Render) -> str:
         """Its start image's path in ComfyUI; nothing for a text job."""
@@ -245,11 +246,10 @@ class Renderer:
         self._drop(render)
         remove_files(job)
 
-    def _not_taken(self, render: Render, error: ComfyError, *, lasting: bool) -> None:
+    def _not_taken(self, render: Render, error: ComfyError, step: Step, *, lasting: bool) -> None:
         """One request of this job was not taken, and the answer does not tell whether the job or ComfyUI is
         the reason (``jobs/denials.py``). The others go on. A prompt that may be in ComfyUI all the same is
         looked for there next time."""
-        step: Step = "prompt" if render.posted else "image"
         verdict = denials.denied(step, render.job.pk, lasting=lasting)
         if verdict == "job":
             self._refused(render, error)
