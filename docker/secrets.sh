@@ -16,10 +16,6 @@ secret() {
     mv "secrets/$1.partial" "secrets/$1"
 }
 
-setting() {
-    sed -n "s/^$1=//p" .env
-}
-
 [ -e .env ] || cp .env.example .env
 mkdir -p secrets
 secret api_key "$(random)"
@@ -30,11 +26,9 @@ secret aws_credentials "[default]
 aws_access_key_id = wanapi
 aws_secret_access_key = $(random)"
 
-case ",$(setting COMPOSE_PROFILES)," in
-*,gpu,*)
-    [ -n "$(setting COMFYUI_IMAGE)" ] || {
-        echo "Set COMFYUI_IMAGE in docker/.env to the image of ComfyUI that the profile gpu is to run." >&2
-        exit 1
-    }
+case ",$(sed -n 's/^COMPOSE_PROFILES=//p' .env)," in
+*,cpu-simulator,*)
+    echo "docker/.env is of an older release: move it away, run this again, and set what you had changed." >&2
+    exit 1
     ;;
 esac

@@ -1,0 +1,44 @@
+"""``manage.py logged migrate check_setup``: other commands, whose words go to the log, in the log's format."""
+
+import logging
+import sys
+from typing import Any
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import InterfaceError, OperationalError
+
+logger = logging.getLogger(__name__)
+
+
+class Lines:
+    """A stream for a command's stdout: each line becomes a record."""
+
+    def __init__(self) -> None:
+        self._begun = ""
+
+    def write(self, text: str) -> None:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in filter(str.strip, lines):
+            logger.info("%s", line.strip())
+
+    def flush(self) -> None: ...
+
+
+class Command(BaseCommand):
+    requires_system_checks = ()  # the commands have their own
+    help = "Runs commands without arguments, one after the other, and puts what they say into the log."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("commands", nargs="+", metavar="COMMAND")
+
+    def handle(self, *, commands: list[str], **options: Any) -> None:
+        for name in commands:
+            try:
+                call_command(name, stdout=Lines(), no_color=True)
+            except (CommandError, OperationalError, InterfaceError) as error:
+                logger.error("%s: %s", name, error)
+                sys.exit(getattr(error, "returncode", 1))
+            except Exception:
+                logger.exception("%s failed", name)
+                sys.exit(1)
