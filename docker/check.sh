@@ -73,6 +73,12 @@ check_owner() {
     done
 }
 
+check_user() {
+    own=$(cat "$root/var/tmp/wanapi-user" 2> /dev/null || id -u)
+    [ "$own" = "$(id -u)" ] ||
+        note "user: the image by itself runs as user $own, here as $(id -u). If ComfyUI does not start, set COMFYUI_USER=$own."
+}
+
 free_mb() { df -Pm "$1" | awk 'NR == 2 { print $4 }'; }
 
 check_space() {
@@ -107,6 +113,7 @@ else
     check_driver
     check_toolkit
     check_home
+    check_user
     check_models
 fi
 check_owner
