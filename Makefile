@@ -14,7 +14,7 @@ test: .venv/ready  ## all tests, on a Postgres, an S3 and a simulator of their o
 	@exec $(PY) -m pytest $(ARGS)
 
 test-faults: .venv/ready  ## every fault at full count, and the table of docs/reliability.md; takes about an hour
-	@FULL=1 exec $(PY) -m pytest tests/faults tests/test_state_machine.py $(ARGS)
+	@FULL=1 exec $(PY) -m pytest tests/faults tests/test_state_machine.py tests/test_upgrade.py $(ARGS)
 
 fuzz: .venv/ready  ## hostile bodies, images, servers and the API against its schema, at full count; ten minutes
 	@FULL=1 exec $(PY) -m pytest tests/hostile $(ARGS)

@@ -1,4 +1,4 @@
-"""``manage.py logged migrate check_setup``: other commands, whose words go to the log, in the log's format."""
+"""``manage.py logged migrate check_setup``: commands, whose words go to the log."""
 
 import logging
 import sys
