@@ -15,10 +15,10 @@ class Lines:
     """A stream for a command's stdout: each line becomes a record."""
 
     def __init__(self) -> None:
-        self._begun = ""
+        self.begun = ""
 
     def write(self, text: str) -> None:
-        *lines, self._begun = (self._begun + text).split("\n")
+        *lines, self.begun = (self.begun + text).split("\n")
         for line in filter(str.strip, lines):
             logger.info("%s", line.strip())
 
@@ -34,11 +34,12 @@ class Command(BaseCommand):
 
     def handle(self, *, commands: list[str], **options: Any) -> None:
         for name in commands:
+            lines = Lines()
             try:
-                call_command(name, stdout=Lines(), no_color=True)
+                call_command(name, stdout=lines, no_color=True)
             except (CommandError, OperationalError, InterfaceError) as error:
                 logger.error("%s: %s", name, error)
                 sys.exit(getattr(error, "returncode", 1))
             except Exception:
-                logger.exception("%s failed", name)
+                logger.exception("%s failed: %s", name, lines.begun.strip())  # the migration that it was at
                 sys.exit(1)
