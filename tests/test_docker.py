@@ -52,7 +52,8 @@ def settings():
 def interpolated():
     """The names of all variables that compose puts into its files."""
     text = "".join((DOCKER / name).read_text() for name in COMPOSE)
-    return set(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+)", text))
+    empty = {name for name, value in SERVICES["comfyui"]["build"]["args"].items() if value is None}
+    return set(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+)", text)) | empty
 
 
 def documented():
