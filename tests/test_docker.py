@@ -167,7 +167,7 @@ def test_every_unit_of_systemd_is_as_hard():
     assert len({tuple(lines) for lines in hard.values()}) == 1
 
 
-@pytest.mark.parametrize("name", ["gpu1.env", ".env", ".env.bak", "old.env.txt", "secrets/api_key"])
+@pytest.mark.parametrize("name", ["gpu1.env", ".env", ".env.bak", "old.env.txt", "secrets/api_key", "wanapi.dump"])
 def test_git_does_not_take_what_an_operator_sets(name):
     ignored = subprocess.run(["git", "check-ignore", "-q", f"docker/{name}"], cwd=ROOT)
     if ignored.returncode == 128:
