@@ -36,7 +36,7 @@ KEYS = {
     *("image", "build", "command", "entrypoint", "env_file", "environment", "secrets", "volumes", "tmpfs"),
     *("profiles", "depends_on", "deploy", "extra_hosts", "networks", "ports", "healthcheck", "init"),
     *("user", "read_only", "cap_add", "cap_drop", "security_opt", "logging", "restart", "stop_grace_period"),
-    *("mem_limit", "network_mode", "pull_policy"),
+    *("mem_limit", "network_mode", "pull_policy", "working_dir"),
 }
 # What others than the service read, or Docker sets for it.
 FOREIGN = {"AWS_DEFAULT_REGION", "AWS_SHARED_CREDENTIALS", "HF_TOKEN", "SIMULATOR_SECONDS_PER_STEP"}
