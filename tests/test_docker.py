@@ -167,7 +167,9 @@ def test_every_unit_of_systemd_is_as_hard():
     assert len({tuple(lines) for lines in hard.values()}) == 1
 
 
-@pytest.mark.parametrize("name", ["gpu1.env", ".env", ".env.bak", "old.env.txt", "secrets/api_key", "wanapi.dump"])
+@pytest.mark.parametrize(
+    "name", ["gpu1.env", ".env", ".env.bak", "old.env.txt", "secrets/api_key", "wanapi.dump"]
+)
 def test_git_does_not_take_what_an_operator_sets(name):
     ignored = subprocess.run(["git", "check-ignore", "-q", f"docker/{name}"], cwd=ROOT)
     if ignored.returncode == 128:
@@ -244,6 +246,8 @@ def test_an_old_env_is_refused(folder):
 
 # docker compose run --rm check
 
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
 
 @pytest.fixture
 def machine(tmp_path):
@@ -309,9 +313,8 @@ def test_check_says_what_is_wrong_with_the_machine(machine, file, text, sentence
     assert sentence in check(machine)[1]
 
 
+@as_root
 def test_check_finds_the_other_users_files(machine):
-    if os.geteuid() != 0:
-        pytest.skip("only root can give files away")
     theirs = machine / "ComfyUI/output/wanapi/job"
     theirs.mkdir(parents=True)
     os.chown(theirs, 4711, -1)
@@ -323,6 +326,51 @@ def test_check_finds_the_other_users_files(machine):
 def test_check_asks_no_gpu_of_the_simulator(machine):
     shutil.rmtree(machine / "proc")
     assert check(machine, SIMULATOR="true")[0] == 0
+
+
+# The service folders, whose script is that of compose.yml
+
+
+def give_folders(machine, **env):
+    script = SERVICES["folders"]["command"][2].replace("$$", "$")
+    run = subprocess.run(
+        ["sh", "-euc", script], cwd=machine / "ComfyUI", env=os.environ | env, capture_output=True, text=True
+    )
+    return run.returncode, run.stdout
+
+
+@as_root
+@pytest.mark.parametrize("user", [10001, 4711])
+def test_comfyuis_folders_get_one_user_and_others_files_stay(machine, user):
+    home = machine / "ComfyUI"
+    (home / "folder_paths.py").unlink()
+    for kept in ("output/somebody/file", "models/checkpoints/file", "output/wanapi/job/video.mp4"):
+        (home / kept).parent.mkdir(parents=True, exist_ok=True)
+        (home / kept).write_text("")
+    assert give_folders(machine, COMFYUI_USER=str(user))[0] == 0
+    given = {str(path.relative_to(home)) for path in home.rglob("*") if path.stat().st_uid == user}
+    ours = {"wanapi", "wanapi/job", "wanapi/job/video.mp4"}
+    models = {f"models/{folder}" for folder, _ in workflow.model_files("fast")}
+    assert given == {"input", "output", "models", "input/wanapi", *models} | {
+        f"output/{name}" for name in ours
+    }
+
+
+@as_root
+def test_a_link_does_not_give_away_what_it_points_to(machine):
+    (machine / "ComfyUI/folder_paths.py").rename(machine / "secret")
+    (machine / "ComfyUI/output/wanapi").mkdir()
+    (machine / "ComfyUI/output/wanapi/link").symlink_to(machine / "secret")
+    assert give_folders(machine)[0] == 0
+    assert (machine / "secret").stat().st_uid == 0
+
+
+def test_folders_that_cannot_be_given_are_told(machine):
+    (machine / "ComfyUI/output").rmdir()
+    (machine / "ComfyUI/output").write_text("no folder")
+    code, told = give_folders(machine)
+    assert code != 0
+    assert told.startswith("Set COMFYUI_USER to the owner of these folders")
 
 
 # manage.py logged
