@@ -6,7 +6,9 @@ from typing import Any
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import InterfaceError, OperationalError
+from django.db import NotSupportedError
+
+from wanapi.postgres import AWAY
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class Command(BaseCommand):
             lines = Lines()
             try:
                 call_command(name, stdout=lines, no_color=True)
-            except (CommandError, OperationalError, InterfaceError) as error:
+            except (CommandError, NotSupportedError, *AWAY) as error:
                 logger.error("%s: %s", name, error)
                 sys.exit(getattr(error, "returncode", 1))
             except Exception:
