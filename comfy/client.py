@@ -37,19 +37,24 @@ UNFIT = {  # statuses that are about the server, whoever asks: what an operator 
 }
 # How torch, CUDA, the host and ComfyUI say it: by a class of its own, or by the text alone.
 MEMORY = re.compile(
-    "OutOfMemoryError|MemoryError|out of memory|Allocation on device|allocate memory|ALLOC_FAILED"
-    "|HostBuffer.read_file_slice failed",
+    "OutOfMemoryError|MemoryError|out of memory|not enough memory|allocate memory|Allocation on device"
+    "|ALLOC_FAILED|HostBuffer.read_file_slice failed|paging file|cuDNN algorithm",
     re.IGNORECASE,
 )
+GPU = re.compile("CUDA (driver |unknown )?error|HIP error|CUDNN_STATUS|No CUDA GPUs|GPU is lost", re.I)
+NO_SPACE = re.compile("No space left on device|Disk quota exceeded")
+NO_ACCESS = re.compile("Permission denied|Read-only file system")
 
 
 class ComfyError(Exception):
-    """``message`` is one plain sentence, without addresses and paths; ``detail`` is for the log."""
+    """``message`` is one plain sentence, without addresses and paths; of ``detail`` the first line is for the
+    log, and all for operators, since it may quote the prompt."""
 
     def __init__(self, message: str, detail: str = ""):
         super().__init__(f"{message} {detail}".strip())
         self.message = message
         self.detail = detail
+        self.log = f"{message} {detail.partition(chr(10))[0]}".strip()
 
 
 class Unreachable(ComfyError):
@@ -131,7 +136,7 @@ class Rendered:
 class Failed:
     """The prompt ended without a video. ``message`` and ``detail`` as in ComfyError."""
 
-    reason: Literal["error", "out_of_memory", "gpu", "no_space", "interrupted"]
+    reason: Literal["error", "out_of_memory", "gpu", "no_space", "no_access", "interrupted"]
     message: str
     detail: str
 
@@ -200,7 +205,7 @@ class Comfy:
         if response.status_code != 400:
             self._check(response)
         if not _own_error(response):
-            raise Unfit(NO_COMFYUI, f"POST /prompt: {response.status_code} {response.text[:500]}")
+            raise Unfit(NO_COMFYUI, f"POST /prompt: {response.status_code}\n{response.text[:500]}")
 
     def upload_image(self, folder: str, name: str, image: IO[bytes]) -> str:
         """Puts a start image below ComfyUI's input folder and returns its path there, for LoadImage. Raises
@@ -233,7 +238,7 @@ class Comfy:
         answer = self._decoded(response)
         with _shape("/prompt"):
             if answer.get("prompt_id") != prompt_id:
-                raise Unfit(NO_COMFYUI, f"POST /prompt: the answer does not name the prompt: {answer}"[:500])
+                raise Unfit(NO_COMFYUI, f"POST /prompt: the answer does not name the prompt\n{answer}"[:500])
         if answer.get("node_errors"):
             self.cancel(prompt_id)
             raise _refusal(answer, graph)
@@ -274,8 +279,8 @@ class Comfy:
             self._check(self._request("POST", "/interrupt", json={"prompt_id": prompt_id}))
             return
         self._check(response)
-        with _shape("/api/jobs/.../cancel"):
-            bool(self._decoded(response)["cancelled"])
+        if "cancelled" not in self._decoded(response):  # a page of something in front of it
+            raise Unfit(NO_COMFYUI, f"POST /api/jobs/.../cancel: {response.status_code}")
 
     def forget(self, prompt_id: str) -> None:
         """Removes a prompt's history entry, which holds its graph and so the client's text."""
@@ -343,7 +348,8 @@ class Comfy:
         status, request = response.status_code, response.request
         if status < 300:
             return
-        text = f"{request.method} {request.path_url}: {status} {response.text[:500]}"
+        # The log gets the first line alone: an answer may quote the prompt.
+        text = f"{request.method} {request.path_url}: {status}\n{response.text[:500]}"
         if status < 400:
             raise Unfit("COMFYUI_URL leads to a redirect: name the address of ComfyUI itself.", text)
         if status in UNFIT:
@@ -371,7 +377,7 @@ def _own_error(response: requests.Response) -> Any:
     """The error in ComfyUI's own words; None in an answer of something in front of it."""
     try:
         error = response.json()["error"]
-        return error if "type" in error and "message" in error else None
+        return error if isinstance(error["type"], str) and isinstance(error["message"], str) else None
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -410,19 +416,30 @@ def _failed(messages: Any) -> Failed:
         return Failed("interrupted", "The render was interrupted on the GPU server.", "")
     kind, message = str(data.get("exception_type", "unknown error")), str(data.get("exception_message", ""))
     # The message can hold paths, the inputs hold the client's text: neither leaves the log.
-    detail = f"{kind}: {message}{''.join(map(str, data.get('traceback') or []))}"
+    traceback = data.get("traceback")
+    detail = f"{kind}: {message}{''.join(map(str, traceback)) if isinstance(traceback, list) else ''}"
     if MEMORY.search(f"{kind} {message}"):
         return Failed("out_of_memory", "The GPU ran out of memory.", detail)
-    if "CUDA error" in message or "HIP error" in message:
+    if GPU.search(message):
         return Failed("gpu", "The GPU failed.", detail)
-    if "No space left on device" in detail:
+    if NO_SPACE.search(message):
         return Failed("no_space", "The GPU server's disk is full.", detail)
+    if NO_ACCESS.search(message):
+        return Failed("no_access", "ComfyUI may not write its files.", detail)
     node = data.get("node_type", "an unknown node")
     return Failed("error", f"ComfyUI failed in {node}: {kind.rsplit('.', 1)[-1]}.", detail)
 
 
 def _refusal(answer: dict[str, Any], graph: Graph) -> Refused:
-    """One sentence that names what ComfyUI lacks, from the answer to a refused POST /prompt."""
+    """From the answer to a refused POST /prompt, of whatever shape its details are."""
+    try:
+        return _reason(answer, graph)
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return Refused("ComfyUI refused the workflow.", f"{answer}"[:2000])
+
+
+def _reason(answer: dict[str, Any], graph: Graph) -> Refused:
+    """One sentence that names what ComfyUI lacks or does not like."""
     error = answer.get("error") or {}
     detail = f"{error.get('message', '')} {error.get('details', '')} {answer.get('node_errors')}"
     if node := _unknown_node(error):

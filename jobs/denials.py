@@ -4,7 +4,9 @@ A 403, a 500 or no answer at all does not tell. A firewall may dislike this one 
 image; or ComfyUI is in trouble for everybody. So such a job is set aside, uncounted, and the others go on:
 
 * if another job's same request passes, it is about the job, which fails when it is denied again;
-* if a second job is denied as well, or the same one again and again, it is about the server: it is sick.
+* if a second job is denied as well, or the same one again and again, and nothing runs meanwhile, it is about
+  the server: it is sick;
+* as long as other jobs run, such as text jobs when no image can be uploaded, it only waits longer each time.
 
 The same holds for prompts that vanish before they ran. Kept in memory: a new worker begins to ask anew.
 """
@@ -29,13 +31,15 @@ class Doubt:
 
     tries: int = 0
     others_pass: bool = False
-    at: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic)
+    at: float = 0.0  # of the last denial
 
 
 class Denials:
     def __init__(self) -> None:
         self._doubts: dict[tuple[Step, uuid.UUID], Doubt] = {}
         self._vanished = 0
+        self._ran_at = 0.0
 
     def denied(self, step: Step, job: uuid.UUID, *, lasting: bool) -> Literal["job", "server", "unknown"]:
         """The verdict, with this denial."""
@@ -45,8 +49,15 @@ class Denials:
         doubt.tries, doubt.at = doubt.tries + 1, now
         if doubt.others_pass:
             return "job" if lasting or doubt.tries >= TRANSIENT else "unknown"
-        open_doubts = [key for key, other in self._doubts.items() if key[0] == step and not other.others_pass]
-        return "server" if len(open_doubts) > 1 or doubt.tries >= PATIENCE else "unknown"
+        if self._ran_at > doubt.since:
+            return "unknown"
+        alike = [key for key, other in self._doubts.items() if key[0] == step and not other.others_pass]
+        second = step != "files" and len(alike) > 1
+        return "server" if second or doubt.tries >= PATIENCE else "unknown"
+
+    def doubts(self, step: Step, job: uuid.UUID) -> bool:
+        """Whether this job's request was denied, and did not pass since."""
+        return (step, job) in self._doubts
 
     def passed(self, step: Step, job: uuid.UUID) -> None:
         """This job's request was taken: what others were denied is about themselves."""
@@ -61,4 +72,5 @@ class Denials:
         return self._vanished >= MAX_VANISHED
 
     def ran(self) -> None:
-        self._vanished = 0
+        """Some job is executed."""
+        self._vanished, self._ran_at = 0, time.monotonic()

@@ -10,7 +10,7 @@ from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from comfy.workflow import KINDS
+from comfy.workflow import KINDS, PAIRS
 
 
 def shortened(names: list[str]) -> str:
@@ -25,6 +25,7 @@ def seconds(count: float) -> Value:
 
 BATCH = 5000  # rows
 DISK_FULL = "The GPU server's disk is full."
+GPU_FAILED = "The GPU failed, which ends all work of a process on it: ComfyUI must be restarted."
 MUST_RESTART = "must be restarted."  # how the troubles end that COMFYUI_RESTART_COMMAND is for
 
 
@@ -42,7 +43,7 @@ class EngineQuerySet(models.QuerySet["Engine"]):
 
     def runnable(self) -> set[str]:
         """The pairs of preset and kind that some engine can run now."""
-        return {pair for runs in self.answering().values_list("runs", flat=True) for pair in runs}
+        return {pair for engine in self.answering() for pair in engine.abilities}
 
     def impossible(self, preset: str) -> list[str]:
         """The kinds of job that no engine can run now with this preset."""
@@ -93,7 +94,7 @@ class Engine(models.Model):
     lease_until = models.DateTimeField(null=True, blank=True)
     seen_at = models.DateTimeField("last answer", null=True, blank=True)
     ready = models.BooleanField("answers", default=False)
-    runs = models.JSONField("can run", default=list, db_default=Value([], models.JSONField()), blank=True)
+    runs = models.JSONField("can run", null=True, blank=True)  # None: its worker is of an older release
     lacks = models.JSONField("missing files and nodes", default=list, blank=True)
     version = models.CharField(max_length=255, blank=True, default="")
     trouble = models.CharField(max_length=255, blank=True, default="")
@@ -125,20 +126,33 @@ class Engine(models.Model):
 
     def report(self, *, version: str, runs: list[str], lacks: list[str]) -> None:
         """Its ComfyUI answered just now, and can run these pairs of preset and kind."""
-        Engine.objects.filter(pk=self.pk, worker=self.worker).update(
-            seen_at=Now(), ready=True, version=version, runs=runs, lacks=lacks, trouble="", stuck=[]
+        # A trouble that the renderer told of meanwhile stays: the next look judges it.
+        Engine.objects.filter(pk=self.pk, worker=self.worker, trouble=self.trouble).update(
+            seen_at=Now(), ready=True, version=version[:255], runs=runs, lacks=lacks, trouble="", stuck=[]
         )
-        self.ready, self.runs, self.lacks = True, runs, lacks
+        self.ready, self.runs, self.lacks, self.trouble = True, runs, lacks, ""
 
     def report_lacking(self, pair: str, what: str) -> None:
         """A file or node that this pair needs vanished since the last look."""
-        self.runs = [other for other in self.runs if other != pair]
+        self.runs = [other for other in self.abilities if other != pair]
         lacks = sorted({*self.lacks, what})
         Engine.objects.filter(pk=self.pk, worker=self.worker).update(runs=self.runs, lacks=lacks)
 
     def report_unreachable(self) -> None:
         Engine.objects.filter(pk=self.pk, worker=self.worker).update(ready=False)
         self.ready = False
+
+    @property
+    def abilities(self) -> list[str]:
+        """The pairs of preset and kind that it can run."""
+        if self.runs is None:
+            return [] if self.lacks else list(PAIRS)
+        return list(self.runs)
+
+    def renew(self) -> None:
+        """Its lease, in the middle of a long look at its ComfyUI."""
+        lease = Now() + seconds(settings.ENGINE_LEASE)
+        Engine.objects.held_by(self.worker).filter(pk=self.pk).update(lease_until=lease)
 
     @property
     def must_restart(self) -> bool:

@@ -29,7 +29,9 @@ class Trouble(Exception):
 def database() -> None:
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
+            cursor.execute("SHOW transaction_read_only")
+            if cursor.fetchone()[0] == "on":
+                raise Trouble("Postgres only reads: it is a standby, or was set so.")
     except (DatabaseError, InterfaceError) as error:
         logger.warning("not ready: %s", error)
         raise Trouble("Postgres does not answer.") from None
@@ -51,12 +53,13 @@ def bucket() -> None:
 
 def engines() -> None:
     """Each kind of job needs some engine that can render it."""
-    if kinds := Engine.objects.impossible(settings.WORKFLOW_PRESET):
-        states = sorted(
-            {engine.state.rstrip(".") for engine in Engine.objects.all() if engine.state != "ready"}
-        )
-        why = "; ".join(states) or "no render worker was ever started"
-        raise Trouble(f"No engine can render {' or '.join(kinds)}: {why}.")
+    kinds = Engine.objects.impossible(settings.WORKFLOW_PRESET)
+    if not kinds:
+        return
+    engines = list(Engine.objects.all())
+    states = sorted({engine.state.rstrip(".") for engine in engines} - {"ready"})
+    silence = "no engine answered within 30 s" if engines else "no render worker was ever started"
+    raise Trouble(f"No engine can render {' or '.join(kinds)}: {'; '.join(states) or silence}.")
 
 
 def disk() -> None:

@@ -116,7 +116,7 @@ class JobQuerySet(models.QuerySet["Job"]):
         begun on another are left to it, unless it fell silent."""
         free = Q(engine=None) | Q(engine__in=Engine.objects.silent().exclude(pk=engine.pk))
         runnable = Q(pk__in=[])
-        for preset, kind in (pair.split("/") for pair in engine.runs):
+        for preset, kind in (pair.split("/") for pair in engine.abilities):
             runnable |= Q(preset=preset, kind=kind)
         return self.to_render().filter(Q(engine=engine) | free & runnable)
 

@@ -27,7 +27,7 @@ from comfy.client import (
 from comfy.listener import Listener
 from jobs import storage, video
 from jobs.denials import Denials, Step
-from jobs.engines import DISK_FULL, MUST_RESTART, Engine
+from jobs.engines import DISK_FULL, GPU_FAILED, MUST_RESTART, Engine
 from jobs.models import FINAL, ClaimLost, Event, Job
 from jobs.worker import WORKER, Cancellations, Heartbeat, fetched, remove_files, stopping
 from wanapi.postgres import AWAY
@@ -117,7 +117,7 @@ class Renderer:
                 logger.warning("the database is away, trying again: %s", error)
                 connection.close()
             except Unfit as error:
-                logger.warning("engine %s: %s", self.engine.name, error.detail)
+                logger.warning("engine %s: %s", self.engine.name, error.log)
                 self._give_up_sick(Sick(error.message))
                 return
             except Unreachable as error:
@@ -218,11 +218,10 @@ class Renderer:
             self._not_taken(render, error, "files", lasting=True)
         except Refused as error:
             self._refused(render, error)
-        except Unfit:
-            raise
         except (Denied, Unreachable) as error:
             step: Step = "prompt" if render.posted else "image"
-            self._not_taken(render, error, step, lasting=isinstance(error, Denied) and error.lasting)
+            lasting = isinstance(error, Unfit) or (isinstance(error, Denied) and error.lasting)
+            self._not_taken(render, error, step, lasting=lasting)
 
     def _image(self, render: Render) -> str:
         """Its start image's path in ComfyUI; nothing for a text job."""
@@ -321,6 +320,8 @@ class Renderer:
         elif job.started_at or self.listener.nodes(render.prompt_id):
             logger.error("job %s: ComfyUI lost its prompt while it ran", job.pk, extra=job.about)
             job.lost_render("ComfyUI lost the prompt while it ran.")
+        elif denials.doubts("prompt", job.pk):  # it was not taken at all
+            job.snooze("ComfyUI does not have the prompt that was denied.")
         else:
             logger.warning("job %s: ComfyUI does not have its prompt", job.pk, extra=job.about)
             job.snooze("ComfyUI does not have the prompt any more.", kind=Event.Kind.PROMPT_LOST)
@@ -353,12 +354,15 @@ class Renderer:
         # The detail may hold the client's text, which stays out of the log.
         logger.error("job %s: %s", job.pk, result.message, extra=job.about)
         if result.reason == "out_of_memory":
-            self.comfy.free()
-            warmup.chill(self.comfy)
+            self._unload()
             job.ran_out_of_memory(detail)
         elif result.reason == "gpu":
+            self._unload()
             job.lost_render(detail)
-            return Sick(f"The GPU failed, which ends all work of a process on it: ComfyUI {MUST_RESTART}")
+            return Sick(GPU_FAILED)
+        elif result.reason == "no_access":
+            job.snooze(detail)
+            return Sick(f"{result.message} Give its output folder to the user that it runs as.")
         elif result.reason == "no_space":
             job.snooze(detail, kind=Event.Kind.DISK_FULL)  # not its fault: nothing is counted
             remove_files(job)  # the part of a file that was written keeps the disk full
@@ -369,13 +373,21 @@ class Renderer:
             job.failed(result.message, reason="node", detail=detail)
         return None
 
+    def _unload(self) -> None:
+        """Best effort: the models, so that the next try has all memory, and the marks that say it is warm."""
+        try:
+            self.comfy.free()
+            warmup.chill(self.comfy)
+        except Unreachable as error:
+            logger.warning("engine %s: its models stay loaded: %s", self.engine.name, error.log)
+
     def _forget(self, prompt_id: str, job: Job) -> None:
         """Best effort: what is left in ComfyUI of a prompt that ended."""
         self.listener.forget(prompt_id)
         try:
             self.comfy.forget(prompt_id)
         except Unreachable as error:
-            logger.warning("job %s: its history entry stays: %s", job.pk, error, extra=job.about)
+            logger.warning("job %s: its history entry stays: %s", job.pk, error.log, extra=job.about)
         if not Job.objects.filter(pk=job.pk).exclude(status__in=FINAL).exists():
             remove_files(job)
 
@@ -387,7 +399,7 @@ class Renderer:
         """After a lease's time without an answer the jobs go back to the queue, uncounted."""
         now = time.monotonic()
         self.unreachable_since = self.unreachable_since or now
-        logger.warning("%s %s", error.message, error.detail)
+        logger.warning("engine %s: %s", self.engine.name, error.log)
         if now - self.unreachable_since < settings.JOB_LEASE:
             return False
         self._report(self.engine.report_unreachable)

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -194,8 +195,8 @@ class Regions:
     """The region that S3 takes signatures for. boto3 follows S3's hints for its own requests, but a link is
     signed without a request, so that a wrong region would show only when somebody follows it.
 
-    Asked once for each bucket. While S3 does not tell, nobody waits for it: links are signed for the
-    configured region, and it is asked again some seconds later.
+    Asked once for each bucket, and whoever needs it meanwhile waits. If S3 did not tell, links are signed for
+    the configured region, and it is asked again every few seconds, for which nobody else waits.
     """
 
     def __init__(self) -> None:
@@ -205,15 +206,22 @@ class Regions:
 
     def of(self, endpoint_url: str | None, bucket: str) -> str | None:
         place = endpoint_url, bucket
-        if place not in self._found and time.monotonic() >= self._ask_at and self._asking.acquire(False):
+        first = self._ask_at == 0.0
+        if place not in self._found and time.monotonic() >= self._ask_at and self._asking.acquire(first):
             try:
-                self._found[place] = _signed_for(*place)
-            except (BotoCoreError, ClientError) as error:
-                logger.warning("S3 did not tell the region of its bucket: %s", error)
-                self._ask_at = time.monotonic() + REGION_PAUSE
+                self._ask(place)
             finally:
                 self._asking.release()
         return self._found.get(place)
+
+    def _ask(self, place: tuple[str | None, str]) -> None:
+        if place in self._found or time.monotonic() < self._ask_at:
+            return  # another thread asked, while this one waited
+        try:
+            self._found[place] = _signed_for(*place)
+        except (BotoCoreError, ClientError) as error:
+            logger.warning("S3 did not tell the region of its bucket: %s", error)
+            self._ask_at = time.monotonic() + REGION_PAUSE
 
 
 def _signed_for(endpoint_url: str | None, bucket: str) -> str:
@@ -228,7 +236,8 @@ def _signed_for(endpoint_url: str | None, bucket: str) -> str:
     except ClientError as error:
         if error.response["Error"]["Code"] != "AccessDenied":  # it was read, and is not allowed
             raise
-    return signatures[-1].split("/")[2]
+    found = re.search(r"/\d{8}/([^/]+)/s3/aws4_request", signatures[-1])
+    return found[1] if found else ""
 
 
 _regions = Regions()

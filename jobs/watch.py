@@ -15,26 +15,14 @@ from django.db import DatabaseError, InterfaceError
 from comfy import abilities, warmup, workflow
 from comfy.client import Comfy, ComfyError, Unfit, Unreachable
 from jobs import metrics, worker
-from jobs.engines import DISK_FULL, Engine
+from jobs.engines import DISK_FULL, GPU_FAILED, Engine
 from jobs.models import Job
 
 logger = logging.getLogger(__name__)
 
 TICK = 2.0  # seconds
 LOOK = 6.0  # seconds between two looks at ComfyUI; /health forgets what is older than 30
-LOOK_TIMEOUT = 2.0  # for each of its requests, so that all together stay within ENGINE_LEASE
-
-
-def is_well_again(comfy: Comfy, engine: Engine) -> bool:
-    """The prompts that were stuck have gone, by a restart; there is room on its disk again; a prompt gets
-    through to it. What else it may have been the next job will tell."""
-    if engine.stuck:
-        queue = comfy.queue()
-        return not any(prompt_id in queue for prompt_id in engine.stuck)
-    if engine.trouble == DISK_FULL:
-        return comfy.has_space()
-    comfy.check_prompts()
-    return True
+LOOK_TIMEOUT = 2.0  # for each of its requests
 
 
 class Relapses:
@@ -76,6 +64,7 @@ class EngineWatch:
         self._missing_nodes: list[str] | None = None  # not asked again while it answers
         self._warm: threading.Thread | None = None  # the warm-up, or None if there was none yet
         self._relapses = Relapses()
+        self._lacks: list[str] = []  # as it was reported last
         self._look_at = 0.0
         self._pause = TICK
         self._restart_at = 0.0
@@ -114,7 +103,10 @@ class EngineWatch:
                 well = self._is_fit(comfy, engine)
         except Unfit as error:
             self._away(engine, error)
-            engine.report_sick(error.message)
+            if engine.must_restart or engine.trouble == DISK_FULL:  # that is not over
+                engine.report_unreachable()
+            else:
+                engine.report_sick(error.message)
         except Unreachable as error:
             self._away(engine, error)
             engine.report_unreachable()
@@ -128,15 +120,17 @@ class EngineWatch:
 
     def _is_fit(self, comfy: Comfy, engine: Engine) -> bool:
         """Whether it may be given jobs. Then its row says which it can run, too."""
+        if engine.lacks != self._lacks:  # the renderer found that something vanished
+            self._missing_nodes = None
         if self._missing_nodes is None:
             comfy.check_prompts()
-            self._missing_nodes = comfy.missing_nodes(abilities.NODES)
+            self._missing_nodes = self._look_for_nodes(comfy, engine)
         missing = [*comfy.missing(abilities.FILES), *(f"node {name}" for name in self._missing_nodes)]
         runs, lacks = abilities.runs(missing), abilities.lacks(missing, settings.WORKFLOW_PRESET)
         version = str(comfy.system())
         if engine.trouble:
             self._relapses.sick()
-            if self._relapses.rests or not is_well_again(comfy, engine):
+            if self._relapses.rests or not self._is_well_again(comfy, engine, runs):
                 return False
         self._relapses.well()
         if not self._is_warm(comfy, engine, runs):
@@ -145,29 +139,65 @@ class EngineWatch:
             names = ", ".join(lacks) or "nothing any more"
             logger.warning("engine %s: ComfyUI lacks: %s", engine.name, names)
         engine.report(version=version, runs=runs, lacks=lacks)
+        self._lacks = lacks
+        return True
+
+    def _look_for_nodes(self, comfy: Comfy, engine: Engine) -> list[str]:
+        """Which are missing: a request for each, so that the lease is renewed in between."""
+        missing = []
+        for name in abilities.NODES:
+            missing += comfy.missing_nodes([name])
+            engine.renew()
+        return missing
+
+    def _is_well_again(self, comfy: Comfy, engine: Engine, runs: list[str]) -> bool:
+        """The prompts that were stuck have gone, by a restart; there is room on its disk again; a GPU that
+        failed runs a warm-up; a prompt gets through to it. What else it may have been the next job will tell.
+        """
+        if engine.stuck:
+            queue = comfy.queue()
+            return not any(prompt_id in queue for prompt_id in engine.stuck)
+        if engine.trouble == DISK_FULL:
+            return comfy.has_space()
+        if engine.trouble == GPU_FAILED:
+            return self._is_warmed_up(comfy, engine, runs)
+        comfy.check_prompts()
         return True
 
     def _away(self, engine: Engine, error: Unreachable) -> None:
         if engine.ready or self._pause == TICK:
-            logger.warning("engine %s: %s %s", engine.name, error.message, error.detail)
+            logger.warning("engine %s: %s", engine.name, error.log)
         self._missing_nodes = self._warm = None
 
     def _is_warm(self, comfy: Comfy, engine: Engine, runs: list[str]) -> bool:
-        """Warms a ComfyUI up that was not seen before, or was away, unless it is warm: it has a render of our
-        predecessor, or was warmed up since it started. Meanwhile it is not ready."""
+        """Warms a ComfyUI up that is seen for the first time, or was away. It is warm already if it has a
+        render of our predecessor, or was warmed up since it started. A warm-up that fails is no hindrance."""
+        if self._warm is None and not engine.ready and settings.WARM_UP:
+            if comfy.queue().marked(str(engine.pk)) or warmup.is_warm(comfy, settings.WORKFLOW_PRESET):
+                return True
+            self._begin_warm_up(comfy, engine, runs)
+        return self._warm is None or not self._warm.is_alive()
+
+    def _is_warmed_up(self, comfy: Comfy, engine: Engine, runs: list[str]) -> bool:
+        """Tries a warm-up until one succeeds."""
+        if self._warm and self._warm.is_alive():
+            return False
+        if self._warm and warmup.is_warm(comfy, settings.WORKFLOW_PRESET):
+            return True
+        self._begin_warm_up(comfy, engine, runs)
+        return False
+
+    def _begin_warm_up(self, comfy: Comfy, engine: Engine, runs: list[str]) -> None:
+        """In a thread, for the kind of job that waits first."""
         preset = settings.WORKFLOW_PRESET
         kinds = [kind for kind in workflow.KINDS if f"{preset}/{kind}" in runs]
-        if self._warm is None and not engine.ready and settings.WARM_UP and kinds:
-            if comfy.queue().marked(str(engine.pk)) or warmup.is_warm(comfy, preset):
-                return True
-            waiting = Job.objects.to_render().filter(preset=preset, kind__in=kinds).in_order().first()
-            order = warmup.kinds(comfy, first=waiting.kind if waiting else kinds[0])
-            kinds = [kind for kind in order if kind in kinds]
-            self._warm = threading.Thread(
-                target=self._warm_up, args=(engine, kinds), name="warm-up", daemon=True
-            )
-            self._warm.start()
-        return self._warm is None or not self._warm.is_alive()
+        if not kinds:
+            return
+        waiting = Job.objects.to_render().filter(preset=preset, kind__in=kinds).in_order().first()
+        order = warmup.kinds(comfy, first=waiting.kind if waiting else kinds[0])
+        kinds = [kind for kind in order if kind in kinds]
+        self._warm = threading.Thread(target=self._warm_up, args=(engine, kinds), daemon=True)
+        self._warm.start()
 
     def _warm_up(self, engine: Engine, kinds: list[str]) -> None:
         """A failure is for the log: the first job would tell more, and may work all the same."""
@@ -176,7 +206,7 @@ class EngineWatch:
                 for kind, seconds in warmup.warm_up(comfy, settings.WORKFLOW_PRESET, kinds):
                     logger.info("engine %s: warmed up for %s in %.0f s", engine.name, kind, seconds)
         except ComfyError as error:
-            logger.warning("engine %s: not warmed up: %s %s", engine.name, error.message, error.detail)
+            logger.warning("engine %s: not warmed up: %s", engine.name, error.log)
         worker.remove_folder(warmup.FOLDER)
 
     def _restart(self, engine: Engine) -> None:

@@ -70,8 +70,10 @@ def _read_coefficients(data: bytes, give_up: Callable[[Exception], NoReturn]) ->
         memory = text(pointer).startswith("Insufficient memory")
         give_up(MemoryError() if memory else Damaged(text(pointer)))
 
+    padding = _padding(data)
+
     def message(pointer: int, level: int) -> None:
-        if level < 0 and _is_loss(text(pointer)):
+        if level < 0 and _is_loss(text(pointer), padding):
             give_up(Damaged(text(pointer)))
 
     libjpeg.jpeg_std_error(ctypes.byref(errors))
@@ -85,9 +87,15 @@ def _read_coefficients(data: bytes, give_up: Callable[[Exception], NoReturn]) ->
     libjpeg.jpeg_destroy_decompress(info)
 
 
-def _is_loss(warning: str) -> bool:
+def _padding(data: bytes) -> int:
+    """The zeros before the last end mark: some encoders fill a block up."""
+    pixels = data[: data.rfind(b"\xff\xd9")]
+    return len(pixels) - len(pixels.rstrip(b"\0"))
+
+
+def _is_loss(warning: str, padding: int) -> bool:
     if stray := STRAY.match(warning):
-        return int(stray[1]) > FEW
+        return int(stray[1]) > FEW + padding
     return warning.startswith("Corrupt JPEG data")  # that it stops before its end Pillow sees itself
 
 

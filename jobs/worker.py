@@ -86,6 +86,7 @@ class Cancellations:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
+        self._thread.join(timeout=2)
 
     def _run(self) -> None:
         while not self._ended.is_set():

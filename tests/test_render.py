@@ -295,12 +295,12 @@ class TestTroubleInComfyUI:
         assert lacking.lacks == ["vae/none.safetensors"]
         assert Job.objects.get(pk=image).rendered_at
 
-    def test_one_that_is_listed_and_refused_again_and_again_makes_the_engine_sick_and_fails_no_job(
+    def test_one_that_is_listed_and_refused_again_and_again_makes_the_engine_sick(
         self, submit, engine, monkeypatch
     ):
         template = workflow._template("text-to-video", "fast")
         monkeypatch.setitem(template["vae"]["inputs"], "vae_name", "none.safetensors")
-        image, text = submit(image_base64=base64.b64encode(picture()).decode()), submit()
+        submit()
 
         def again():
             Engine.objects.update(runs=list(workflow.PAIRS))  # as the look finds it each time
@@ -309,8 +309,7 @@ class TestTroubleInComfyUI:
             return Engine.objects.get().trouble
 
         assert eventually(again) == "ComfyUI lacks the model file vae/none.safetensors."
-        assert Job.objects.get(pk=text).status == "queued"
-        assert Job.objects.get(pk=image).rendered_at
+        assert Job.objects.get().status == "queued"
 
     def test_what_an_engine_cannot_run_it_does_not_claim(self, submit, engine, simulator):
         engine.report(version="test", runs=["fast/text-to-video", "quality/image-to-video"], lacks=["x"])

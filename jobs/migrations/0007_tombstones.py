@@ -21,7 +21,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='engine',
             name='runs',
-            field=models.JSONField(blank=True, db_default=models.Value([], models.JSONField()), default=list, verbose_name='can run'),
+            field=models.JSONField(blank=True, null=True, verbose_name='can run'),
         ),
         migrations.AddField(
             model_name='job',

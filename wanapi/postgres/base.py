@@ -41,6 +41,9 @@ def check_encoding(made: psycopg.Connection) -> None:
     """Prompts are in all the world's scripts. Raises NotSupportedError, as Django does for a server that is
     too old: no process starts with such a database."""
     encoding = made.info.parameter_status("server_encoding")
+    if encoding is None:  # a pooler may not pass on what the server tells by itself
+        [(encoding,)] = made.execute("SHOW server_encoding").fetchall()
+        made.rollback()
     if encoding != "UTF8":
         made.close()
         raise NotSupportedError(

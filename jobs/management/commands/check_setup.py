@@ -26,11 +26,9 @@ def postgres() -> None:
     """Django refuses a version that it cannot use when it connects, and we another encoding than UTF8."""
     connection.ensure_connection()
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_is_in_recovery()")
-        if cursor.fetchone()[0]:
-            raise health.Trouble(
-                "this is a standby, which takes no jobs; DATABASE_URL must name the primary."
-            )
+        cursor.execute("SHOW transaction_read_only")
+        if cursor.fetchone()[0] == "on":
+            raise health.Trouble("it only reads, so it takes no jobs: DATABASE_URL must name the primary.")
 
 
 def s3() -> str | None:

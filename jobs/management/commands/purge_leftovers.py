@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -66,10 +67,14 @@ class Command(BaseCommand):
                     self.stdout.write(f"{leftover.name} (unknown, stays)")
                     unknown += 1
                     continue
+                try:
+                    if not dry_run:
+                        leftover.remove()
+                except OSError as error:  # of another user, perhaps
+                    self.stderr.write(f"{leftover.name} stays: {error.strerror}")
+                    continue
                 self.stdout.write(leftover.name)
                 count += 1
-                if not dry_run:
-                    leftover.remove()
         except StorageError as error:
             raise CommandError(f"S3 failed after {count} leftovers; run it again. ({error})") from error
         self.stdout.write(f"{count} leftover{pluralize(count)} {'found' if dry_run else 'removed'}.")
@@ -104,11 +109,12 @@ def folders(before: datetime) -> Iterator[Leftover]:
             jobs = Job.objects.filter(pk=job_id)
             if old and not jobs.exclude(status__in=FINAL).exists():
                 known = jobs.exists() or bool(Tombstone.objects.known([job_id]))
-                yield Leftover(str(folder), partial(shutil.rmtree, folder, ignore_errors=True), known)
+                yield Leftover(str(folder), partial(shutil.rmtree, folder), known)
 
 
 def temporary(before: datetime) -> Iterator[Leftover]:
     """What workers that were killed left on this machine."""
     for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
-        if folder.lstat().st_mtime < before.timestamp():
-            yield Leftover(str(folder), partial(shutil.rmtree, folder, ignore_errors=True))
+        with suppress(FileNotFoundError):  # its worker removed it just now
+            if folder.lstat().st_mtime < before.timestamp():
+                yield Leftover(str(folder), partial(shutil.rmtree, folder))
