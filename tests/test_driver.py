@@ -303,6 +303,9 @@ class TestHistory:
             ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`\n"),
             ("MemoryError", "\n"),
             ("OSError", "[Errno 12] Cannot allocate memory\n"),
+            ("RuntimeError", "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.\n"),
+            ("OSError", "The paging file is too small for this operation to complete. (os error 1455)\n"),
+            ("RuntimeError", "GET was unable to find an engine; Unable to find a valid cuDNN algorithm\n"),
             ("Exception", "This error means you ran out of memory on your GPU.\n"),
         ],
     )

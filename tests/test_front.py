@@ -10,10 +10,11 @@ from django.db.models.functions import Now
 from comfy.client import NO_COMFYUI, Comfy, Unfit
 from jobs import watch as watches
 from jobs.engines import Engine, seconds
-from jobs.models import Job
+from jobs.models import Event, Job
 from jobs.publish import publish
 from jobs.render import render
 from jobs.watch import EngineWatch, Relapses
+from jobs.worker import WORKER
 from tests import parts
 from tests.conftest import eventually, picture
 from tests.fronts import PAGE, serving
@@ -265,6 +266,91 @@ class TestWhatIsAboutTheServer:
         front.rule = lambda *_: None
         watch.tick()
         go_on(lambda: row(job).rendered_at)
+
+    @pytest.mark.parametrize("status", [403, 404, 405, 429, 500])
+    def test_images_that_cannot_be_uploaded_hold_up_no_text_job(self, front, watch, submit, status):
+        front.rule = to("/upload", status, HTML, PAGE)
+        image = submit(image_base64=IMAGE)
+
+        for _ in range(6):
+            text = submit()
+            go_on(lambda text=text: watch.tick() or row(text).rendered_at)
+
+        assert (row(image).status, row(image).attempt, row(image).lost) == ("queued", 0, 0)
+        assert Engine.objects.get().ready
+
+    def test_models_that_cannot_be_unloaded_stop_nobody(self, front, engine, submit, simulator):
+        front.rule = to("/free", 405, HTML, PAGE)
+        simulator.fault("out_of_memory", count=1)
+        jobs = [submit(), submit()]
+
+        go_on(lambda: all(row(job).rendered_at for job in jobs))
+
+        assert Job.objects.filter(out_of_memory=1).count() == 1
+
+    def test_a_denied_prompt_is_not_told_as_a_lost_one(self, front, engine, submit):
+        front.rule = to("/prompt", 500, HTML, PAGE)
+        submit()
+
+        go_on(lambda: Engine.objects.get().trouble)
+
+        assert "(500)" in Engine.objects.get().trouble
+        assert not Event.objects.filter(kind="prompt_lost").exists()
+
+    def test_an_answer_that_quotes_the_prompt_is_not_in_the_log(self, front, engine, submit, caplog):
+        front.rule = lambda method, path, body: (404, HTML, body) if path == "/prompt" else None
+        submit(prompt="my secret prompt")
+
+        go_on(lambda: Engine.objects.get().trouble)
+
+        assert "secret" not in caplog.text
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"error": "unsupported content type in message"},
+            {"error": {"type": "x", "message": None}},
+            {"error": {"type": "x", "message": "y"}, "node_errors": {"none": {"errors": [{}]}}},
+            {"error": {"type": "x", "message": "y"}, "node_errors": [1]},
+        ],
+        ids=repr,
+    )
+    def test_a_refusal_of_another_shape_is_judged_all_the_same(self, front, engine, submit, answer):
+        front.rule = to("/prompt", 400, "application/json", json.dumps(answer).encode())
+        submit()
+
+        go_on(lambda: Job.objects.get().status == "failed" or Engine.objects.get().trouble)
+
+
+class TestSickness:
+    def test_a_trouble_that_is_told_during_a_look_stays(self, watch, front):
+        watch.tick()
+
+        def meanwhile(method, path, body):
+            if path == "/system_stats":
+                Engine.objects.update(trouble="It is sick.", ready=False)
+
+        front.rule = meanwhile
+        watch.tick()
+
+        assert (Engine.objects.get().trouble, Engine.objects.get().ready) == ("It is sick.", False)
+
+    def test_one_that_must_be_restarted_is_not_well_after_another_trouble(self, watch, engine, front):
+        engine.report_sick("ComfyUI runs nothing of its queue; it must be restarted.", ["a-prompt"])
+        front.rule = lambda *_: (429, HTML, PAGE)
+
+        watch.tick()
+
+        sick = Engine.objects.get()
+        assert (sick.stuck, sick.must_restart) == (["a-prompt"], True)
+
+    def test_the_lease_lasts_through_a_long_first_look(self, watch, front, settings):
+        settings.ENGINE_LEASE = 6
+        front.rule = lambda method, path, body: time.sleep(0.7) if path.startswith("/object_info") else None
+
+        watch.tick()  # some ten seconds
+
+        assert Engine.objects.held_by(WORKER).exists()
 
 
 class TestRelapses:

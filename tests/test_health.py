@@ -162,6 +162,17 @@ class TestReady:
         told = "No engine can render image-to-video: lacks loras/a, loras/b, loras/c and 2 more."
         assert self.ready(client) == {"engines": told}
 
+    def test_an_engine_whose_worker_is_of_an_older_release_counts(self, client, engine):
+        Engine.objects.update(runs=None)
+
+        assert self.ready(client) == {}
+
+    def test_with_a_postgres_that_only_reads(self, client, engine, database, monkeypatch):
+        options = database["OPTIONS"] | {"options": "-c default_transaction_read_only=on"}
+        monkeypatch.setitem(database, "OPTIONS", options)
+
+        assert "only reads" in self.ready(client)["database"]
+
     def test_with_a_sick_one_says_why(self, client, engine):
         engine.report_sick("ComfyUI runs nothing of its queue; it must be restarted.")
 

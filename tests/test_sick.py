@@ -92,6 +92,21 @@ def test_a_gpu_that_failed_costs_a_render_and_must_be_restarted(submit, watch, e
     )
 
 
+def test_a_gpu_that_failed_is_well_when_a_warm_up_succeeds(submit, watch, engine, simulator):
+    simulator.fault("gpu_error", count=4)
+    jobs = [submit(), submit()]
+    render()
+
+    def looked():
+        watch.tick()
+        render()  # takes nothing, as long as the engine is sick
+        return Job.objects.filter(pk__in=jobs, rendered_at__isnull=False).count() == 2
+
+    eventually(looked)  # three warm-ups fail first, as they would until somebody restarts it
+
+    assert Job.objects.filter(pk__in=jobs, lost__lte=1).count() == 2
+
+
 def test_what_a_restart_does_not_mend_is_not_restarted(watch, engine, settings, tmp_path):
     settings.COMFYUI_RESTART_COMMAND = f"echo restarted >> {tmp_path}/log"
     engine.report_sick("COMFYUI_URL leads to a redirect: name the address of ComfyUI itself.")

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import botocore.awsrequest
 import pytest
@@ -173,6 +174,14 @@ class TestRegion:
         assert (
             len([command for command, key, _ in made.requests if not key]) == 2
         )  # the first for another region
+
+    def test_whoever_reads_at_the_start_of_a_process_waits_for_it(self, store):
+        store(region="eu-west-2")
+
+        with ThreadPoolExecutor(8) as threads:
+            links = list(threads.map(storage.presign, [f"videos/{number}/1.mp4" for number in range(8)]))
+
+        assert all("%2Feu-west-2%2Fs3%2F" in link for link in links)
 
     def test_while_s3_is_away_links_are_signed_for_the_configured_one(self, store, settings):
         made = store(region="eu-west-2")
