@@ -133,7 +133,9 @@ def check_keys_of_aws() -> None:
             raise ImproperlyConfigured(f"{name} must be ASCII without spaces and line breaks.")
     region = os.environ.get("AWS_DEFAULT_REGION", "")
     if region and not re.fullmatch(values.REGION, region):
-        raise ImproperlyConfigured(f"AWS_DEFAULT_REGION must be as eu-central-1, not {values.shown(region)}.")
+        raise ImproperlyConfigured(
+            f"AWS_DEFAULT_REGION must be as eu-central-1, not {values.quoted(region)}."
+        )
 
 
 API_KEY = required("API_KEY", "choose the key that clients send as X-API-Key", values.key)

@@ -16,7 +16,7 @@ FLAGS |= {"false": False, "no": False, "off": False, "0": False, "f": False, "n"
 Parse = Callable[[str], Any]
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """For a sentence: not at length, and nothing of a user name and password."""
     return repr(re.sub(r"^.*@", "***@", text, flags=re.DOTALL)[:100])
 
@@ -26,7 +26,7 @@ def number(least: int, most: int) -> Parse:
 
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,15}", text, re.ASCII) or not least <= int(text) <= most:
-            raise ValueError(f"must be a number from {least} to {most}, not {shown(text)}")
+            raise ValueError(f"must be a number from {least} to {most}, not {quoted(text)}")
         return int(text)
 
     return parse
@@ -34,14 +34,14 @@ def number(least: int, most: int) -> Parse:
 
 def flag(text: str) -> bool:
     if text.lower() not in FLAGS:
-        raise ValueError(f"must be true or false, not {shown(text)}")
+        raise ValueError(f"must be true or false, not {quoted(text)}")
     return FLAGS[text.lower()]
 
 
 def choice(*options: str) -> Parse:
     def parse(text: str) -> str:
         if text not in options:
-            raise ValueError(f"must be one of {', '.join(options)}, not {shown(text)}")
+            raise ValueError(f"must be one of {', '.join(options)}, not {quoted(text)}")
         return text
 
     return parse
@@ -71,7 +71,7 @@ def key(text: str) -> str:
 
 def bucket(text: str) -> str:
     if not BUCKET.fullmatch(text):
-        raise ValueError(f"must be the name of a bucket alone, as my-videos, not {shown(text)}")
+        raise ValueError(f"must be the name of a bucket alone, as my-videos, not {quoted(text)}")
     return text
 
 
@@ -80,7 +80,7 @@ def folder(text: str) -> str:
     if not re.fullmatch(r"(?=.{1,200}\Z)[\w-][\w.-]*(/[\w-][\w.-]*)*/?", text, re.ASCII):
         raise ValueError(
             "must be a folder of the bucket, as wanapi or videos/wanapi, of letters, digits, _, - and dots, "
-            f"not {shown(text)}"
+            f"not {quoted(text)}"
         )
     return text.rstrip("/") + "/"
 
@@ -120,7 +120,7 @@ def allowed_host(text: str) -> str:
     if text != "*" and not is_server(text.removeprefix("."), HOST_NAME):
         raise ValueError(
             "takes host names as video.example.com, .example.com for all below it, or [::1], "
-            f"without scheme, port and path, not {shown(text)}"
+            f"without scheme, port and path, not {quoted(text)}"
         )
     return text
 
@@ -131,7 +131,7 @@ def listen_address(text: str) -> str:
     if is_ipv6(bare):
         return f"[{bare}]"
     if not is_server(text):
-        raise ValueError(f"must be an address or a name of this machine, without a port, not {shown(text)}")
+        raise ValueError(f"must be an address or a name of this machine, without a port, not {quoted(text)}")
     return text
 
 
@@ -155,7 +155,7 @@ def url(text: str) -> str:
     if parts is None or "@" in parts.netloc:
         raise ValueError(
             "must be an http or https URL of host, port and path alone, as http://10.0.0.7:9000, "
-            f"not {shown(text)}"
+            f"not {quoted(text)}"
         )
     return parts.geturl().rstrip("/")
 
@@ -165,7 +165,7 @@ def comfyui_url(text: str) -> str:
     if parts is None or len(text) > 500 or (parts.username is not None and parts.password is None):
         raise ValueError(
             "must be an http or https URL, as http://10.0.0.7:8188 or http://user:password@10.0.0.7:8188, "
-            f"without spaces, ? and # (in a password write %40 for @, %2F for /), not {shown(text)}"
+            f"without spaces, ? and # (in a password write %40 for @, %2F for /), not {quoted(text)}"
         )
     return parts.geturl().rstrip("/")
 
@@ -176,7 +176,7 @@ def origin(text: str) -> str:
     if parts is None or "@" in parts.netloc or parts.path not in ("", "/"):
         raise ValueError(
             "takes origins as https://video.example.com or http://localhost:3000, without a path, "
-            f"not {shown(text)}"
+            f"not {quoted(text)}"
         )
     host = parts.netloc.lower()
     return f"{parts.scheme}://{host.removesuffix(f':{DEFAULT_PORTS[parts.scheme]}')}"
@@ -210,6 +210,6 @@ def image_store(text: str) -> Any:
             raise ValueError(f"names a network wrongly: {error}") from None
         raise ValueError(
             "takes host:port and network/bits:port, as images.example.com:443, [fd00::7]:443 "
-            f"or 10.0.0.0/8:80, not {shown(text)}"
+            f"or 10.0.0.0/8:80, not {quoted(text)}"
         ) from None
     return f"{host}:{valid_port}"
