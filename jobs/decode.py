@@ -79,7 +79,7 @@ def _limit(kind: int, soft: int, hard: int) -> None:
 def _give_up(error: Exception) -> NoReturn:
     """Ends the process at once: libjpeg may not be returned to."""
     if isinstance(error, MemoryError):
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        limit = _memory()
         os.write(2, f"An image needs more memory than the limit of {limit:,} bytes leaves.".encode())
         os._exit(TOO_MUCH if limit == MEMORY else 1)
     os.write(1, (str(error) if isinstance(error, Refused) else DAMAGED).encode())
@@ -110,9 +110,15 @@ def _check_size(image: Image.Image) -> None:
         raise Refused(f"The image has more than {MAX_PIXELS // 1_000_000} megapixels.")
 
 
+def _memory() -> int:
+    """The lowest limit that holds here: ours, or one that was inherited."""
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    return min(MEMORY, *(limit for limit in limits if limit != resource.RLIM_INFINITY))
+
+
 def _check_memory() -> None:
     """libwebp says nothing else when it gets too little memory than when an image is damaged."""
-    if resource.getrlimit(resource.RLIMIT_AS)[0] < MEMORY:
+    if _memory() < MEMORY:
         bytearray(MAX_PIXELS * PER_PIXEL)  # a MemoryError if it may have been so
 
 

@@ -22,7 +22,7 @@ MAX_VANISHED = 3  # prompts in a row
 MEMORY = 600.0  # seconds
 
 # What was denied. A prompt for which files or nodes are missing is no job's fault, so that nobody's passes.
-Step = Literal["image", "prompt", "files"]
+Step = Literal["image", "prompt", "files", "result"]
 
 
 @dataclass

@@ -47,10 +47,14 @@ MAX_OUT_OF_MEMORY = 2
 MAX_LAPSES = 5  # claims in a row whose lease ran out without any progress
 SUSPECT = 2  # lapses from which on a job is rendered alone: it may kill its worker, and others with it
 MAX_PAUSE = 30  # seconds between two tries to publish
-MAX_SNOOZE = 300  # seconds for which a job that was given back uncounted waits, at most
+# Seconds for which a job waits that was given back uncounted: at first, and at most. Longer than a sick
+# engine rests (jobs/watch.py), so that another job is the first to try it when it is well.
+SNOOZE, MAX_SNOOZE = 5, 600
 
 ID = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
-KEYS = re.compile(rf"inputs/{ID}\.png|videos/{ID}/[0-9]+\.(?:mp4|jpg)")  # of objects of ours: see Job
+KEYS = re.compile(
+    rf"inputs/{ID}\.png|videos/{ID}/(?:0|[1-9][0-9]{{0,18}})\.(?:mp4|jpg)"
+)  # of objects of ours: see Job
 
 FINAL = ("completed", "failed", "cancelled")
 REQUEUABLE = ("failed", "cancelled")
@@ -622,10 +626,11 @@ class Job(models.Model):
             self._render_anew(Event.Kind.OUT_OF_MEMORY, detail, out_of_memory=F("out_of_memory") + 1)
 
     def snooze(self, detail: str, *, kind: Event.Kind = Event.Kind.HANDED_BACK, anew: bool = True) -> None:
-        """Gives a render back without counting it: it did not fail by its own fault. The first time it may be
-        taken up again at once, then after pauses that double. Not ``anew``: its prompt may be in ComfyUI, so
-        it keeps its engine."""
-        pause = min(2 ** min(self.snoozes, 10) - 1, MAX_SNOOZE)
+        """Gives a render back without counting it: it did not fail by its own fault. It may be taken up again
+        after a pause that doubles each time; whose prompt was lost, at once for the first time. Not ``anew``:
+        its prompt may be in ComfyUI, so it keeps its engine."""
+        doubled = 2 ** min(self.snoozes, 10)
+        pause = min(doubled - 1 if kind == Event.Kind.PROMPT_LOST else SNOOZE * doubled, MAX_SNOOZE)
         with transaction.atomic():
             self._write(
                 kind,

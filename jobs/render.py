@@ -310,9 +310,15 @@ class Renderer:
     def _conclude(self, render: Render) -> None:
         """It left the queue: the history tells how, else the file does."""
         job, sick = render.job, None
-        result = self.comfy.result(render.prompt_id, render.folder)
-        if result is None:
+        result: Rendered | Failed | None
+        try:
+            result = self.comfy.result(render.prompt_id, render.folder) or self._left_behind(render)
+            denials.passed("result", job.pk)
+        except Unreachable as error:  # of this one: it has just told its queue
             result = self._left_behind(render)
+            if result is None:
+                self._not_taken(render, error, "result", lasting=False)
+                return
         if isinstance(result, Rendered):
             job.rendered(result.filename)
         elif isinstance(result, Failed):

@@ -75,7 +75,9 @@ def _s3() -> Iterator[Any]:
         # Other answers with 404 may come from a wrong address, or tell of a bucket that is not there.
         missing = error.response.get("Error", {}).get("Code") == "NoSuchKey"
         raise (ObjectMissing if missing else StorageError)(str(error)) from error
-    except BotoCoreError as error:
+    except RecursionError:  # boto3 follows it again and again
+        raise StorageError("S3_ENDPOINT_URL leads to a redirect: name the address of S3 itself.") from None
+    except (BotoCoreError, ValueError) as error:  # a ValueError: an address that is none
         raise StorageError(str(error)) from error
 
 
@@ -187,7 +189,7 @@ def link(endpoint_url: str | None, key: str) -> str:
         if "." in settings.S3_BUCKET:  # by the server of its region, which boto3 would not name by itself
             client = _client(client.meta.endpoint_url, region)
         return client.generate_presigned_url("get_object", Params=_at(key), ExpiresIn=settings.VIDEO_URL_TTL)
-    except BotoCoreError as error:
+    except (BotoCoreError, ValueError) as error:
         raise StorageError(str(error)) from error
 
 
@@ -219,7 +221,7 @@ class Regions:
             return  # another thread asked, while this one waited
         try:
             self._found[place] = _signed_for(*place)
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, RecursionError, ValueError) as error:
             logger.warning("S3 did not tell the region of its bucket: %s", error)
             self._ask_at = time.monotonic() + REGION_PAUSE
 

@@ -29,7 +29,7 @@ class Relapses:
     """How long an engine that fell sick rests before it is tried again: nothing the first time, then a time
     that doubles, until it was well for TRUST seconds. Each try costs a job some time."""
 
-    LONGEST, TRUST = 300.0, 900.0  # seconds
+    LONGEST, TRUST = 120.0, 900.0  # seconds
 
     def __init__(self) -> None:
         self._count = 0

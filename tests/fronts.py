@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         )
         return answer.status_code, answer.headers.get("Content-Type", "text/plain"), answer.content
 
-    do_GET = do_POST = handle_any
+    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = handle_any
 
     def log_message(self, *_: object) -> None:
         pass

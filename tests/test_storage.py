@@ -14,6 +14,7 @@ from django.core.management import CommandError, call_command
 from jobs import storage
 from jobs.models import Job
 from tests.conftest import make_job
+from tests.fronts import serving as serving_front
 from tests.stores import Store, serving
 
 FRAMED = b"5\r\nhello\r\n0\r\n\r\n"  # as aws-chunked sends it
@@ -214,6 +215,13 @@ class TestCheckSetup:
         monkeypatch.setattr(storage.Regions, "of", lambda *_: "us-east-1")
 
         assert "S3: s3:GetObject on videos/, by a signed link, failed: S3 answers 400" in check_setup()
+
+    def test_a_redirect_is_named(self, settings):
+        with serving_front("http://127.0.0.1:1") as front:
+            front.rule = lambda *_: (302, "/login", b"")
+            settings.S3_ENDPOINT_URL = settings.S3_PUBLIC_ENDPOINT_URL = front.url
+
+            assert "S3_ENDPOINT_URL leads to a redirect" in check_setup()
 
     def test_a_store_that_cannot_remove_is_an_error(self, store):
         store(delete=(501, "NotImplemented"))

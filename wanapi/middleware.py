@@ -16,6 +16,7 @@ from django.utils.encoding import escape_uri_path
 from prometheus_client import Histogram
 
 from wanapi.logs import request_id
+from wanapi.postgres import AWAY
 
 logger = logging.getLogger("wanapi.access")
 
@@ -81,7 +82,11 @@ class AdminForms:
         return self.answer(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        """A NUL, a text too long, an id that is none, the year 99999999."""
+        """A NUL, a text too long, an id that is none, the year 99999999; and a database that is away."""
+        if request.path.startswith("/admin") and isinstance(error, AWAY):
+            logger.error("the database: %s", error)
+            text = "The database is not available; please try again later."
+            return HttpResponse(text, "text/plain", 503)
         if request.path.startswith("/admin") and isinstance(
             error, DataError | ValidationError | OverflowError
         ):

@@ -111,6 +111,8 @@ def remove(job: Job) -> None:
     with right("DeleteObject", "inputs/ and videos/"):
         storage.delete(keys)
         storage.delete(keys)
+        if left := [*storage.listed(f"videos/{job.pk}/")]:
+            raise storage.StorageError(f"it said so, and {len(left)} objects are there still.")
 
 
 def pictures() -> None:
