@@ -85,6 +85,8 @@ def test_what_is_not_of_our_form_is_neither_touched_nor_listed(s3, keys, purge, 
         ),
         *(
             f"videos/{removed}/1.mov",
+            f"videos/{removed}/01.mp4",
+            f"videos/{removed}/99999999999999999999.mp4",
             f"videos/{removed}/one.mp4",
             f"videos/{removed}/1.mp4/x",
             f"videos/{removed}/",

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +107,9 @@ def install(points: Failpoints) -> None:
         return "last step" if last and last == nodes[SAMPLERS[1]]["max"] else "first step" if first else ""
 
     def sent(_: None, connection: Any, method: str, url: str, *args: Any) -> str:
-        return "prompt sent" if (method, url) == ("POST", "/prompt") else ""
+        """A job's; the watch, in a thread of the main process, posts an empty one."""
+        job = threading.current_thread() is threading.main_thread()
+        return "prompt sent" if job and (method, url) == ("POST", "/prompt") else ""
 
     def put(_: None, connection: Any, data: Any, *args: Any) -> str:
         return "upload begun" if isinstance(data, bytes) and data.startswith(b"PUT ") else ""
