@@ -100,7 +100,7 @@ class Cancellations:
         with psycopg.connect(**connection.get_connection_params(), autocommit=True) as postgres:
             postgres.execute(f"LISTEN {CANCELLED}")
             while not self._ended.is_set():
-                for _ in postgres.notifies(timeout=1.0, stop_after=1):
+                for _ in postgres.notifies(timeout=0.1, stop_after=1):
                     self._changed.set()
 
 

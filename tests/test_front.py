@@ -182,7 +182,7 @@ class TestWhatIsAboutOneJob:
         assert row(large).status == "failed"
         assert row(small).rendered_at
 
-    @pytest.mark.parametrize("status", [400, 402, 403, 406, 409, 415, 422, 451, 500, 502, 503])
+    @pytest.mark.parametrize("status", [400, 403, 451, 502])
     def test_a_prompt_that_a_firewall_dislikes_fails_when_another_s_passes(
         self, front, engine, submit, status
     ):
@@ -268,7 +268,7 @@ class TestWhatIsAboutTheServer:
         watch.tick()
         go_on(lambda: row(job).rendered_at)
 
-    @pytest.mark.parametrize("status", [403, 404, 405, 429, 500])
+    @pytest.mark.parametrize("status", [403, 404, 500])
     def test_images_that_cannot_be_uploaded_hold_up_no_text_job(self, front, watch, submit, status):
         front.rule = to("/upload", status, HTML, PAGE)
         image = submit(image_base64=IMAGE)
@@ -370,9 +370,9 @@ class TestSickness:
 
     def test_the_lease_lasts_through_a_long_first_look(self, watch, front, settings):
         settings.ENGINE_LEASE = 6
-        front.rule = lambda method, path, body: time.sleep(0.7) if path.startswith("/object_info") else None
+        front.rule = lambda method, path, body: time.sleep(0.5) if path.startswith("/object_info") else None
 
-        watch.tick()  # some ten seconds
+        watch.tick()  # longer than the lease
 
         assert Engine.objects.held_by(WORKER).exists()
 
