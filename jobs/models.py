@@ -627,10 +627,10 @@ class Job(models.Model):
 
     def snooze(self, detail: str, *, kind: Event.Kind = Event.Kind.HANDED_BACK, anew: bool = True) -> None:
         """Gives a render back without counting it: it did not fail by its own fault. It may be taken up again
-        after a pause that doubles each time; whose prompt was lost, at once for the first time. Not ``anew``:
-        its prompt may be in ComfyUI, so it keeps its engine."""
+        after a pause that doubles each time; whose prompt was lost, or met a full disk, at once for the first
+        time. Not ``anew``: its prompt may be in ComfyUI, so it keeps its engine."""
         doubled = 2 ** min(self.snoozes, 10)
-        pause = min(doubled - 1 if kind == Event.Kind.PROMPT_LOST else SNOOZE * doubled, MAX_SNOOZE)
+        pause = min(SNOOZE * doubled if kind == Event.Kind.HANDED_BACK else doubled - 1, MAX_SNOOZE)
         with transaction.atomic():
             self._write(
                 kind,
