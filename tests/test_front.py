@@ -3,8 +3,10 @@
 import base64
 import json
 import time
+from contextlib import closing
 
 import pytest
+from django.db import connection
 from django.db.models.functions import Now
 
 from comfy import workflow
@@ -352,7 +354,8 @@ class TestSickness:
 
         def meanwhile(method, path, body):
             if path == "/system_stats":
-                Engine.objects.update(trouble="It is sick.", ready=False)
+                with closing(connection):  # of the front's own thread
+                    Engine.objects.update(trouble="It is sick.", ready=False)
 
         front.rule = meanwhile
         watch.tick()
