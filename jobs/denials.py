@@ -19,7 +19,7 @@ from typing import Literal
 PATIENCE = 4  # denials of one job, while no other job asks, until the server counts as sick
 TRANSIENT = 3  # denials of one job by answers that may be a moment's, although others pass, until it fails
 MAX_VANISHED = 3  # prompts in a row
-MEMORY = 600.0  # seconds
+MEMORY = 3600.0  # seconds; a job that was denied waits up to ten minutes for its next try
 
 # What was denied. A prompt for which files or nodes are missing is no job's fault, so that nobody's passes.
 Step = Literal["image", "prompt", "files", "result"]

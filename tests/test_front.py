@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+import uuid
 from contextlib import closing
 
 import pytest
@@ -12,8 +13,9 @@ from django.db.models.functions import Now
 from comfy import workflow
 from comfy.client import NO_COMFYUI, Comfy, Unfit
 from jobs import watch as watches
+from jobs.denials import Denials
 from jobs.engines import Engine, seconds
-from jobs.models import Event, Job
+from jobs.models import MAX_SNOOZE, Event, Job
 from jobs.publish import publish
 from jobs.render import render
 from jobs.watch import EngineWatch, Relapses
@@ -346,6 +348,27 @@ class TestWhatIsAboutTheServer:
         submit()
 
         go_on(lambda: Job.objects.get().status == "failed" or Engine.objects.get().trouble)
+
+
+class TestDenials:
+    def test_the_longest_pause_of_a_job_does_not_make_it_forgotten(self, monkeypatch):
+        now, denials, job, other = [1000.0], Denials(), uuid.uuid4(), uuid.uuid4()
+        monkeypatch.setattr("jobs.denials.time.monotonic", lambda: now[0])
+        denials.denied("prompt", job, lasting=True)
+        denials.passed("prompt", other)
+
+        now[0] += MAX_SNOOZE + 60
+
+        assert denials.denied("prompt", job, lasting=True) == "job"
+
+    def test_what_may_be_a_moment_s_fails_a_job_at_the_third_time(self):
+        denials, job, other = Denials(), uuid.uuid4(), uuid.uuid4()
+        denials.denied("prompt", job, lasting=False)
+        denials.passed("prompt", other)
+
+        verdicts = [denials.denied("prompt", job, lasting=False) for _ in range(3)]
+
+        assert verdicts == ["unknown", "unknown", "job"]
 
 
 class TestSickness:

@@ -232,6 +232,9 @@ class TestDamage:
 
         assert refused(jpeg[:lost] + jpeg[lost + 2000 :]) == DAMAGED
 
+    def test_a_jpeg_that_is_filled_up_with_zeros_before_its_end_is_whole(self, jpeg):
+        assert images.normalise(jpeg[:-2] + bytes(2048) + jpeg[-2:])
+
     def test_a_jpeg_with_zeros_in_its_middle(self, jpeg):
         middle = len(jpeg) // 2
 
