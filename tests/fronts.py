@@ -1,12 +1,13 @@
 """A small reverse proxy in front of the simulator, which answers some requests itself: as logins, firewalls,
 and servers with limits do."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import requests
+
+from tests import servers
 
 Reply = tuple[int, str, bytes]  # status, content type (of a redirect: its target), body
 Rule = Callable[[str, str, bytes], Reply | None]  # method, path and body; None: passed on
@@ -27,17 +28,8 @@ class Front:
 @contextmanager
 def serving(target: str) -> Iterator[Front]:
     front = Front(target)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"front": front}))
-    server.daemon_threads = True
-    front.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with servers.serving(Handler, front=front) as front.url:
         yield front
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):
