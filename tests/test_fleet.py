@@ -91,9 +91,9 @@ def test_workers_come_and_go_and_each_job_is_done_once_and_in_turn(stack):
         third.start()
         jobs = [first.submit() for _ in range(JOBS)]
         until(lambda: first.done() >= 2)
+        second.stop()  # in the middle of a render, which its ComfyUI goes on with, for the next worker there
         late = [other.submit() for _ in range(4)]
         fourth.start()
-        second.stop()  # in the middle of a render, which its ComfyUI goes on with
         until(lambda: other.done() == len(late))
         before_the_others_last = first.done() - len(late)
         second.start()
