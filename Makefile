@@ -14,7 +14,7 @@ test: .venv/ready  ## all tests, on a Postgres, an S3 and a simulator of their o
 	@exec $(PY) -m pytest $(ARGS)
 
 test-faults: .venv/ready  ## every fault at full count, and the table of docs/reliability.md; takes about an hour
-	@FULL=1 exec $(PY) -m pytest tests/faults tests/test_state_machine.py tests/test_upgrade.py $(ARGS)
+	@FULL=1 exec $(PY) -m pytest tests/faults tests/queue/test_state_machine.py tests/docker/test_upgrade.py $(ARGS)
 
 fuzz: .venv/ready  ## hostile bodies, images, servers and the API against its schema, at full count; ten minutes
 	@FULL=1 exec $(PY) -m pytest tests/hostile $(ARGS)
@@ -24,13 +24,13 @@ test-browser: .venv/ready  ## the admin in Debian's Chromium (apt install chromi
 
 test-comfyui: .venv/ready  ## the driver's tests against a real ComfyUI: COMFYUI_URL=http://... make test-comfyui
 	@test -n "$(COMFYUI_URL)" || { echo "Name the server: COMFYUI_URL=http://127.0.0.1:8188 make test-comfyui"; exit 1; }
-	@DRIVE="$(COMFYUI_URL)" exec $(PY) -m pytest tests/test_driver.py $(ARGS)
+	@DRIVE="$(COMFYUI_URL)" exec $(PY) -m pytest tests/comfy/test_driver.py $(ARGS)
 
 bench: .venv/ready  ## how long ComfyUI stands idle between two queued jobs
-	@exec $(PY) -m local.bench
+	@exec $(PY) -m local.bench.idle
 
 bench-fleet: .venv/ready  ## what 100 GPUs ask of Postgres, and how quickly jobs can be claimed
-	@exec $(PY) -m local.bench_fleet
+	@exec $(PY) -m local.bench.fleet
 
 lint: .venv/ready  ## format, style, types
 	@$(PY) -m ruff format --check .

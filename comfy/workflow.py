@@ -1,6 +1,6 @@
 """From a job's parameters to the graph that ComfyUI runs. Pure functions, no network.
 
-The graphs in ``workflows/`` are the official ComfyUI templates for WAN 2.2 14B (FP8) in API form, with
+The graphs in ``presets/`` are the official ComfyUI templates for WAN 2.2 14B (FP8) in API form, with
 node ids that say what they are. A preset is one variant of them:
 
 * ``quality``: 20 steps, shift 8, cfg 3.5, high noise expert for steps 0-10
@@ -38,7 +38,7 @@ Graph = dict[str, dict[str, Any]]
 
 @functools.cache
 def _template(kind: str, preset: str) -> Graph:
-    path = Path(__file__).parent / "workflows" / f"{kind}.{preset}.json"
+    path = Path(__file__).parent / "presets" / preset / f"{kind}.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -9,4 +9,4 @@ class JobsConfig(AppConfig):
 class ConsoleConfig(SimpleAdminConfig):
     """Django's admin with our first page. Simple: only wanapi/urls.py loads the pages, workers need none."""
 
-    default_site = "jobs.console.Console"
+    default_site = "jobs.operators.console.Console"

@@ -21,18 +21,19 @@ from django.db.models.functions import Now
 from PIL import Image
 
 from comfy import workflow
-from jobs.denials import Denials
-from jobs.engines import Engine
-from jobs.models import FINAL, Event, Job
-from jobs.render import render
-from jobs.worker import WORKER, stopping
-from tests import parts
+from jobs.models import Event, Job
+from jobs.models.engine import Engine
+from jobs.models.job import FINAL
+from jobs.workers.denials import Denials
+from jobs.workers.hold import WORKER, stopping
+from jobs.workers.render import render
+from tests.stack import FOLDER, KEY, S3_URL, SIMULATOR_URL
 
 collect_ignore = [] if os.environ.get("BROWSER") else ["browser"]  # of `make test-browser`
 FULL = bool(os.environ.get("FULL"))  # of `make test-faults` and `make fuzz`
 figures: list[tuple[str, str]] = []
 turns = itertools.count(1)
-COMFYUI = parts.FOLDER / "comfyui"  # the simulator's folders
+COMFYUI = FOLDER / "comfyui"  # the simulator's folders
 
 
 def _has_ipv6() -> bool:
@@ -48,7 +49,7 @@ ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
 
 @pytest.fixture(scope="session", autouse=True)
 def bucket() -> None:
-    boto3.client("s3", endpoint_url=parts.S3_URL).create_bucket(Bucket="wanapi")
+    boto3.client("s3", endpoint_url=S3_URL).create_bucket(Bucket="wanapi")
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 @pytest.fixture
 def api(client: Any) -> Any:
     """Django's test client with the API key."""
-    client.defaults["HTTP_X_API_KEY"] = parts.KEY
+    client.defaults["HTTP_X_API_KEY"] = KEY
     client.raise_request_exception = False
     return client
 
@@ -94,7 +95,7 @@ def submit(api: Any) -> Callable[..., str]:
 @pytest.fixture
 def engine(db: None) -> Engine:
     """The simulator's engine, held by this process and ready."""
-    held = Engine.objects.hold(name="sim", url=parts.SIMULATOR_URL, worker=WORKER)
+    held = Engine.objects.hold(name="sim", url=SIMULATOR_URL, worker=WORKER)
     assert held
     held.report(version="test", runs=list(workflow.PAIRS), lacks=[])
     held.refresh_from_db()
@@ -104,7 +105,7 @@ def engine(db: None) -> Engine:
 class Simulator:
     """The simulator's own routes: its log is the witness, its faults the trouble."""
 
-    url = parts.SIMULATOR_URL
+    url = SIMULATOR_URL
 
     def log(self, event: str) -> list[str]:
         entries = requests.get(f"{self.url}/simulator/log", timeout=5).json()
@@ -129,9 +130,9 @@ def simulator() -> Iterator[Simulator]:
 @pytest.fixture
 def quick(simulator: Simulator, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker in this process: it polls often, and cleans up in the simulator's folders."""
-    monkeypatch.setattr("jobs.render.POLL", 0.05)
-    monkeypatch.setattr("jobs.render.denials", Denials())
-    monkeypatch.setattr("jobs.publish.STORAGE_PAUSE", 0)
+    monkeypatch.setattr("jobs.workers.render.POLL", 0.05)
+    monkeypatch.setattr("jobs.workers.render.denials", Denials())
+    monkeypatch.setattr("jobs.workers.publish.STORAGE_PAUSE", 0)
     settings.COMFYUI_OUTPUT_DIR = str(COMFYUI / "output")
     settings.COMFYUI_INPUT_DIR = str(COMFYUI / "input")
 
@@ -150,7 +151,7 @@ class SameThread:
 
 @pytest.fixture
 def same_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.exposition._threads", SameThread())
+    monkeypatch.setattr("jobs.operators.metrics._threads", SameThread())
     monkeypatch.setattr(connection, "close_if_unusable_or_obsolete", lambda: None)
 
 

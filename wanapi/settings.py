@@ -326,13 +326,13 @@ TEMPLATES = [
 DATA_UPLOAD_MAX_MEMORY_SIZE = IMAGE_MAX_BYTES * 4 // 3 + 1024 * 1024
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["jobs.authentication.ApiKeyAuthentication"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["jobs.api.authentication.ApiKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_PARSER_CLASSES": ["jobs.parsers.StrictJSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["jobs.api.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_METADATA_CLASS": None,
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "jobs.parsers.AlwaysJSON",
-    "EXCEPTION_HANDLER": "jobs.errors.handle",
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "jobs.api.parsers.AlwaysJSON",
+    "EXCEPTION_HANDLER": "jobs.api.errors.handle",
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
 }
@@ -345,8 +345,8 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],  # a browser that opens /docs has no key to send
     "SERVE_PERMISSIONS": [],
     "SERVE_INCLUDE_SCHEMA": False,
-    "PREPROCESSING_HOOKS": ["jobs.openapi.without_slash"],
-    "POSTPROCESSING_HOOKS": ["jobs.openapi.without_marks"],  # its own would give each set of states a name
+    "PREPROCESSING_HOOKS": ["jobs.api.schema.without_slash"],
+    "POSTPROCESSING_HOOKS": ["jobs.api.schema.without_marks"],  # its own would give each set of states a name
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",

@@ -3,14 +3,14 @@
 from django.contrib import admin
 from django.urls import include, path
 
-handler400 = "jobs.errors.bad_request"
-handler403 = "jobs.errors.forbidden"
-handler404 = "jobs.errors.not_found"
-handler500 = "jobs.errors.server_error"
+handler400 = "jobs.api.errors.bad_request"
+handler403 = "jobs.api.errors.forbidden"
+handler404 = "jobs.api.errors.not_found"
+handler500 = "jobs.api.errors.server_error"
 
 admin.autodiscover()
 
 urlpatterns = [
     path("admin/", admin.site.urls),
-    path("", include("jobs.urls")),
+    path("", include("jobs.api.urls")),
 ]

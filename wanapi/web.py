@@ -134,7 +134,7 @@ class Client:
             self._patience -= time.monotonic() - began
 
     def _late(self, event: int, number: int, message: str) -> OSError:
-        """A view that reads a body can answer (jobs/errors.py). At any other place gunicorn drops the
+        """A view that reads a body can answer (jobs/api/errors.py). At any other place gunicorn drops the
         connection, and for this number alone it does so without a traceback."""
         answerable = self.in_body and event == select.POLLIN
         return OSError(number if answerable else errno.ECONNRESET, message)

@@ -8,7 +8,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.template.defaultfilters import pluralize
 
 from jobs.management.arguments import age, status
-from jobs.models import FINAL, ApiKey, Job, JobQuerySet, ago
+from jobs.models import ApiKey, Job
+from jobs.models.job import FINAL, JobQuerySet, ago
 
 
 class JobsCommand(BaseCommand):

@@ -11,8 +11,8 @@ from playwright.sync_api import expect, sync_playwright
 
 from local import parts as local_parts
 from local.stack import Stack
-from tests import parts
 from tests.faults.service import until
+from tests.stack import FOLDER
 
 SHOTS = Path(os.environ.get("SHOTS", ".local/screenshots"))
 
@@ -23,7 +23,7 @@ HARMLESS = ("404 (Not Found)", "ERR_FAILED", "Applying inline style")
 @pytest.fixture(scope="module")
 def stack():
     settings = {"PORT": str(local_parts.free_port()), "WORKFLOW_PRESET": "fast"}
-    stack = Stack(parts.FOLDER / "browser", settings)
+    stack = Stack(FOLDER / "browser", settings)
     try:
         stack.start()
         yield stack

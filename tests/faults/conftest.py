@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import parts
 from tests.faults.service import SHORT_LEASES, Service
+from tests.stack import FOLDER
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def default_service() -> Iterator[Service]:
 
 
 def running(name: str, **settings: str) -> Iterator[Service]:
-    service = Service(parts.FOLDER / name, **settings)
+    service = Service(FOLDER / name, **settings)
     try:
         service.start()
         yield service

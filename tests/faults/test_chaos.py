@@ -15,9 +15,9 @@ import pytest
 import requests
 
 from local.parts import ROOT
-from tests import parts
 from tests.faults.service import FINAL, SHORT_LEASES, Service, image, until
 from tests.processes import family
+from tests.stack import FOLDER
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +193,7 @@ def ownerless(service):
 
 @pytest.fixture
 def fresh():
-    service = Service(parts.FOLDER / "chaos", **SHORT_LEASES)
+    service = Service(FOLDER / "chaos", **SHORT_LEASES)
     try:
         service.start()
         yield service

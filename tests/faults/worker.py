@@ -98,8 +98,9 @@ def install(points: Failpoints) -> None:
     from comfy.client import Comfy, Rendered
     from comfy.listener import Listener
     from comfy.workflow import SAMPLERS
-    from jobs import storage, video
-    from jobs.models import Job, JobQuerySet
+    from jobs.media import storage, video
+    from jobs.models import Job
+    from jobs.models.job import JobQuerySet
 
     def step(_: None, listener: Any, message: dict[str, Any]) -> str:
         nodes = (message.get("data") or {}).get("nodes") or {}

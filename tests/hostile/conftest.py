@@ -9,9 +9,9 @@ import pytest
 
 from local import parts as local_parts
 from local.stack import Stack
-from tests import parts
 from tests.conftest import FULL
 from tests.processes import pids
+from tests.stack import FOLDER
 
 IMAGE_TIMEOUT = 20 if FULL else 4  # seconds; 20 is the default
 
@@ -54,7 +54,7 @@ def stack(silent: SilentServer) -> Iterator[Stack]:
         "IMAGE_URL_ALLOW": silent.name,
         "IMAGE_URL_TIMEOUT": str(IMAGE_TIMEOUT),
     }
-    stack = Stack(parts.FOLDER / "hostile", settings)
+    stack = Stack(FOLDER / "hostile", settings)
     try:
         stack.start()
         yield stack
@@ -83,7 +83,7 @@ class Memory:
         sizes = []
         for pid in pids(self.stack, "gunicorn"):
             status = Path(f"/proc/{pid}/status").read_text()
-            if "jobs.decode" not in Path(f"/proc/{pid}/cmdline").read_text():
+            if "jobs.media.decode" not in Path(f"/proc/{pid}/cmdline").read_text():
                 sizes.append(int(status.partition(f"{name}:")[2].split()[0]) // 1024)
         return max(sizes)
 

@@ -10,7 +10,7 @@ import requests
 
 from local.parts import ROOT
 from tests.conftest import FULL
-from tests.test_service import REFERENCE
+from tests.local.test_service import REFERENCE
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = 1000 if FULL else 15  # for each operation

@@ -5,9 +5,9 @@ from threading import current_thread
 
 import pytest
 
-from jobs.fetch import fetch
-from jobs.images import BadImage
-from tests.test_fetch import own, server  # noqa: F401 - fixtures
+from jobs.media.images import BadImage
+from jobs.media.public import fetch
+from tests.media.test_public import own, server  # noqa: F401 - fixtures
 
 HOSTS = [
     "127.0.0.1",

@@ -1,7 +1,7 @@
 """``manage.py cancel_jobs``: ends jobs that are not finished."""
 
 from jobs.management.selection import JobsCommand
-from jobs.models import JobQuerySet
+from jobs.models.job import JobQuerySet
 
 
 class Command(JobsCommand):

@@ -15,8 +15,9 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, InterfaceError, connection
 from PIL import Image
 
-from jobs import health, images, storage
+from jobs.media import images, storage
 from jobs.models import Job
+from jobs.operators import health
 
 CONTENT = b"check" * 1000
 TIMEOUT = 10  # seconds

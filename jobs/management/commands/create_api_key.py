@@ -6,8 +6,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from jobs.keys import ApiKey
 from jobs.management.arguments import age
+from jobs.models.key import ApiKey
 
 FIELDS = ("all_jobs", "priority", "max_queued", "max_per_day", "note")
 

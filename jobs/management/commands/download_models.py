@@ -9,8 +9,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tqdm import tqdm
 
-from comfy import models
-from comfy.models import Host, ModelFile, Problem, gigabytes, size_of
+from comfy import downloads
+from comfy.downloads import Host, ModelFile, Problem, gigabytes, size_of
 from comfy.workflow import PRESETS, model_files
 
 
@@ -24,7 +24,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("folder", metavar="COMFYUI_MODELS_DIR", type=Path, help="ComfyUI's models/")
         parser.add_argument("--preset", choices=PRESETS, help="default: WORKFLOW_PRESET")
-        parser.add_argument("--base-url", default=models.BASE_URL, help="default: %(default)s")
+        parser.add_argument("--base-url", default=downloads.BASE_URL, help="default: %(default)s")
         parser.add_argument("--verify", action="store_true", help="read files that are there, too")
         parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
@@ -38,7 +38,7 @@ class Command(BaseCommand):
         try:
             files = [host.declared(folder, *wanted) for wanted in model_files(preset)]
             missing = [file for file in files if not self._is_there(file, options["verify"])]
-            models.check_space(folder, missing)
+            downloads.check_space(folder, missing)
             if not dry_run:
                 self._download(host, missing)
         except Problem as problem:

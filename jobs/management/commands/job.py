@@ -7,9 +7,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.forms.models import model_to_dict
 
-from jobs import storage
+from jobs.api.requests import timestamp
+from jobs.media import storage
 from jobs.models import Event, Job
-from jobs.serializers import timestamp
 
 
 class Command(BaseCommand):

@@ -8,9 +8,10 @@ from django.template.defaultfilters import pluralize
 from tqdm import tqdm
 
 from jobs.management.arguments import age, status
-from jobs.models import FINAL, Job, ago
-from jobs.retention import MAX_FAILED
-from jobs.storage import StorageError
+from jobs.media.storage import StorageError
+from jobs.models import Job
+from jobs.models.job import FINAL, ago
+from jobs.workers.retention import MAX_FAILED
 
 
 class Command(BaseCommand):

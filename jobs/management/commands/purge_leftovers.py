@@ -22,12 +22,13 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.template.defaultfilters import pluralize
 from tqdm import tqdm
 
-from jobs import storage
 from jobs.management.arguments import age
-from jobs.models import FINAL, Job, owner
-from jobs.storage import StorageError
-from jobs.tombstones import Tombstone
-from jobs.worker import TEMPORARY
+from jobs.media import storage
+from jobs.media.storage import StorageError
+from jobs.models import Job
+from jobs.models.job import FINAL, owner
+from jobs.models.tombstone import Tombstone
+from jobs.workers.hold import TEMPORARY
 
 LEAST_AGE = timedelta(hours=1)  # a POST in flight has its image in S3 before it has a row
 BATCH = 500

@@ -1,7 +1,7 @@
 """``manage.py requeue_jobs``: a second chance for failed and cancelled jobs."""
 
 from jobs.management.selection import JobsCommand
-from jobs.models import REQUEUABLE, JobQuerySet
+from jobs.models.job import REQUEUABLE, JobQuerySet
 
 
 class Command(JobsCommand):

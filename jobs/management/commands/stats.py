@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from jobs import statistics
 from jobs.management.arguments import age
+from jobs.operators import statistics
 
 
 class Command(BaseCommand):

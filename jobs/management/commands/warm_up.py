@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from comfy import warmup, workflow
 from comfy.client import Comfy, ComfyError, shown
 from jobs.management.arguments import add_comfyui
-from jobs.worker import remove_folder
+from jobs.workers.hold import remove_folder
 
 
 class Command(BaseCommand):

@@ -26,10 +26,11 @@ from django.db import DatabaseError, InterfaceError, NotSupportedError, connecti
 from django_q.models import OrmQ
 from django_q.tasks import async_task
 
-from jobs import retention, worker
-from jobs.engines import Engine
-from jobs.models import PUBLISH, RENDER, Event, Job, Metric, wake_if_idle
-from jobs.watch import TICK, EngineWatch
+from jobs.models import Event, Job, Metric
+from jobs.models.engine import Engine
+from jobs.models.job import PUBLISH, RENDER, wake_if_idle
+from jobs.workers import hold, retention
+from jobs.workers.watch import TICK, EngineWatch
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +68,12 @@ class Command(BaseCommand):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         tick = threading.Thread(target=run_tick, args=(cluster, stop, watch), name="tick", daemon=True)
         tick.start()
-        logger.info("%s cluster started as %s", cluster, worker.WORKER)
+        logger.info("%s cluster started as %s", cluster, hold.WORKER)
         while q2.sentinel.is_alive() and tick.is_alive() and not stop.wait(0.5):
             pass
         code = 0 if stop.is_set() else 1
         stop.set()
-        worker.stopping.set()
+        hold.stopping.set()
         leave(q2)
         tick.join(timeout=1)
         if watch:

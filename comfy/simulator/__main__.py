@@ -1,0 +1,3 @@
+from comfy.simulator.server import main
+
+main()

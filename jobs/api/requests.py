@@ -1,0 +1,262 @@
+"""Request fields in, public representations out."""
+
+import hashlib
+import json
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from django.http import QueryDict
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+from rest_framework.exceptions import ParseError
+from rest_framework.request import Request
+
+from jobs.media import images, storage
+from jobs.media.public import fetch
+from jobs.models import Job
+
+MAX_PROMPT = 10_000
+MAX_URL = 8192
+MAX_LISTED = 1000
+TIMESTAMP = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"
+
+# The four states of the reference, and the rows that show as each: its clients leave their loops on "failed".
+SHOWN_AS = {
+    "queued": ["queued"],
+    "processing": ["processing"],
+    "completed": ["completed"],
+    "failed": ["failed", "cancelled"],
+}
+
+
+class StrictCharField(serializers.CharField):
+    """Text only: DRF would turn numbers into it."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            raise serializers.ValidationError("This must be a string.")
+        return super().to_internal_value(data)
+
+
+@extend_schema_field(
+    {"type": "string", "minLength": 1, "maxLength": MAX_PROMPT, "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}
+)
+class PromptField(StrictCharField):
+    """1 to MAX_PROMPT characters, not counting white space at its ends, but stored as sent."""
+
+    def __init__(self, **options: Any):
+        super().__init__(trim_whitespace=False, **options)
+
+    def to_internal_value(self, data: Any) -> str:
+        prompt = super().to_internal_value(data)
+        if not 1 <= len(prompt.strip()) <= MAX_PROMPT:
+            raise serializers.ValidationError(f"The prompt must have 1 to {MAX_PROMPT:,} characters.")
+        if "\x00" in prompt or any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise serializers.ValidationError("The prompt must not hold NUL characters or lone surrogates.")
+        return prompt
+
+
+class GenerateRequest(serializers.Serializer):
+    """The body of POST /generate."""
+
+    prompt = PromptField(help_text="Text description of the video to generate")
+    image_url = StrictCharField(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        max_length=MAX_URL,
+        error_messages={"max_length": f"The URL must have at most {MAX_URL:,} characters."},
+        help_text="URL of a reference image for image-to-video generation: PNG, JPEG or WebP",
+    )
+    image_base64 = StrictCharField(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        help_text="The same as Base64; takes precedence over image_url",
+    )
+
+    def validate(self, data: dict[str, Any]) -> dict[str, Any]:
+        """``image``: the PNG for the model, or None."""
+        image = None
+        if data.get("image_base64"):
+            image = self._image("image_base64", images.from_base64, data["image_base64"])
+        elif data.get("image_url"):
+            image = self._image("image_url", fetch, data["image_url"])
+        return {"prompt": data["prompt"], "image": image}
+
+    @staticmethod
+    def _image(field: str, source: Any, value: str) -> bytes:
+        try:
+            return images.normalise(source(value))
+        except images.BadImage as error:
+            raise serializers.ValidationError({field: [str(error)]}) from None
+
+
+def idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise ParseError("The Idempotency-Key must have 1 to 255 printable ASCII characters.")
+    return key
+
+
+def fingerprint(data: dict[str, Any]) -> str:
+    """Tells whether two bodies ask for the same job."""
+    asked = [data.get("prompt"), data.get("image_url") or None, data.get("image_base64") or None]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+@extend_schema_field({"type": "integer", "minimum": 1})
+class LimitField(serializers.Field):
+    def to_representation(self, limit: int) -> int:
+        return limit
+
+    def to_internal_value(self, text: str) -> int:
+        if not (text.isascii() and text.isdigit()):
+            raise serializers.ValidationError("This must be a whole number.")
+        digits = text.lstrip("0")
+        if not digits:
+            raise serializers.ValidationError("The limit must be at least 1.")
+        return min(int(digits[:5]), MAX_LISTED)
+
+
+class JobsQuery(serializers.Serializer):
+    """The query of GET /jobs."""
+
+    status = serializers.ChoiceField(choices=list(SHOWN_AS), required=False, help_text="Filter by status")
+    limit = LimitField(
+        default=100, help_text=f"Maximum number of jobs to return; more than {MAX_LISTED} is taken as that"
+    )
+
+
+def once(query: QueryDict) -> dict[str, str]:
+    """Of a name that comes twice nobody can say which value was meant."""
+    for name, values in query.lists():
+        if len(values) > 1:
+            raise serializers.ValidationError({name: ["Give it once."]})
+    return {name: str(value) for name, value in query.items()}
+
+
+# Answers
+
+
+@extend_schema_field({"type": "string", "pattern": TIMESTAMP})
+class Timestamp(serializers.DateTimeField):
+    """UTC, six digits, no offset: the form of the API reference."""
+
+    def __init__(self, **options: Any):
+        super().__init__(format="%Y-%m-%dT%H:%M:%S.%f", default_timezone=UTC, **options)
+
+
+@extend_schema_field({"type": ["string", "null"], "pattern": TIMESTAMP})
+class TimestampOrNull(Timestamp):
+    pass
+
+
+class ShownStatus(serializers.ChoiceField):
+    def __init__(self, **options: Any):
+        super().__init__(choices=list(SHOWN_AS), **options)
+
+    def to_representation(self, status: str) -> str:
+        return next(shown for shown, statuses in SHOWN_AS.items() if status in statuses)
+
+
+@extend_schema_field({"type": ["string", "null"], "format": "uri"})
+class VideoUrl(serializers.Field):
+    """Signed anew on every read."""
+
+    def __init__(self) -> None:
+        super().__init__(source="*", help_text="Presigned S3 download URL (only when completed)")
+
+    def to_representation(self, job: Job) -> str | None:
+        return storage.presign(job.video_key) if job.status == Job.Status.COMPLETED else None
+
+
+@extend_schema_field({"type": ["string", "null"]})
+class ErrorText(serializers.Field):
+    def __init__(self) -> None:
+        super().__init__(help_text="Error message (only when failed)")
+
+    def to_representation(self, text: str) -> str | None:
+        return text or None
+
+
+class Submitted(serializers.Serializer):
+    """What POST /generate answers; the same again when it is repeated with its Idempotency-Key."""
+
+    job_id = serializers.UUIDField(source="pk", help_text="Unique job identifier")
+    status = serializers.ChoiceField(choices=["queued"], source="Status.QUEUED")  # whatever it is by now
+    position = serializers.IntegerField(
+        source="first_position", min_value=0, help_text="Position in the queue (0 = next to be processed)"
+    )
+
+
+class JobStatus(serializers.Serializer):
+    job_id = serializers.UUIDField(source="pk")
+    status = ShownStatus()
+    video_url = VideoUrl()
+    error = ErrorText()
+
+
+class ListedJob(serializers.Serializer):
+    job_id = serializers.UUIDField(source="pk")
+    status = ShownStatus()
+    prompt = serializers.CharField(help_text="The original prompt")
+    video_url = VideoUrl()
+    error = ErrorText()
+    created_at = Timestamp()
+
+
+class WholeJob(serializers.Serializer):
+    """Everything there is to tell about a job."""
+
+    job_id = serializers.UUIDField(source="pk")
+    status = serializers.ChoiceField(choices=Job.Status.choices)
+    kind = serializers.ChoiceField(choices=Job.Kind.choices)
+    prompt = serializers.CharField()
+    position = serializers.SerializerMethodField()
+    progress = serializers.IntegerField(min_value=0, max_value=100, help_text="Percent of the sampling steps")
+    attempt = serializers.IntegerField(min_value=0, help_text="How often a worker took the job up")
+    created_at = Timestamp()
+    started_at = TimestampOrNull()
+    finished_at = TimestampOrNull()
+    video_url = VideoUrl()
+    error = ErrorText()
+
+    def get_position(self, job: Job) -> int | None:
+        return job.position if job.status == Job.Status.QUEUED else None
+
+
+class Health(serializers.Serializer):
+    status = serializers.ChoiceField(choices=["ok"])
+    model_loaded = serializers.BooleanField(help_text="Whether the model is ready for inference")
+    current_job = serializers.UUIDField(allow_null=True, help_text="The job being processed, if any")
+
+
+class Live(serializers.Serializer):
+    status = serializers.ChoiceField(choices=["ok"])
+
+
+class Ready(serializers.Serializer):
+    status = serializers.ChoiceField(choices=["ok", "unavailable"])
+    parts = serializers.DictField(child=serializers.CharField(allow_null=True))
+
+
+class Error(serializers.Serializer):
+    detail = serializers.CharField(help_text="One sentence")
+    errors = serializers.DictField(  # type: ignore[assignment]
+        child=serializers.ListField(child=serializers.CharField()), required=False, help_text="By field"
+    )
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    return Timestamp().to_representation(moment) if moment else None
+
+
+def job_id(text: str) -> uuid.UUID | None:
+    """Only the canonical form: uuid.UUID() takes braces, URNs and missing dashes as well."""
+    try:
+        value = uuid.UUID(text)
+    except ValueError:
+        return None
+    return value if str(value) == text.lower() else None

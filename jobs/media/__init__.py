@@ -1,0 +1,1 @@
+"""Bytes: images, videos, and where they are stored."""

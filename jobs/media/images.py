@@ -1,0 +1,89 @@
+"""The reference image: decoded from Base64, and made into the PNG that the model needs.
+
+The decoding is done by ``jobs.media.decode`` in a process of its own, with a limit on its memory and its
+time and without our settings: an image can be made to take minutes, or to break its decoder.
+"""
+
+import base64
+import binascii
+import logging
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from jobs.media.decode import REFUSED, TOO_MUCH
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 3  # of CPU for one image; the slowest honest one takes 1
+AT_ONCE = 8  # images that are decoded or wait for it in one web process: each holds a thread
+
+_slots = threading.BoundedSemaphore(AT_ONCE)
+_one_at_a_time = threading.Lock()
+
+
+class BadImage(Exception):
+    """One sentence for the client."""
+
+
+class CannotRead(Exception):
+    """Images cannot be read here at the moment, whatever they are; the log says why."""
+
+
+class Busy(Exception):
+    """Too many images are being taken in: the client should come back."""
+
+
+def from_base64(text: str) -> bytes:
+    """Takes a ``data:`` prefix, white space, missing padding and the URL-safe alphabet."""
+    if text[:5].lower() == "data:":
+        text = text.partition(",")[2]
+    if not text.isascii():
+        raise BadImage("This is not valid Base64.")
+    text = re.sub(r"\s+", "", text).rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise BadImage("This is not valid Base64.") from None
+
+
+def normalise(data: bytes) -> bytes:
+    """A PNG of WIDTH x HEIGHT pixels, RGB: cut to that shape at the centre, as the model's node would.
+
+    Raises BadImage; CannotRead; Busy at once rather than to make the ninth wait.
+    """
+    if not _slots.acquire(blocking=False):
+        raise Busy
+    try:
+        with _one_at_a_time:
+            return _decoded(data)
+    finally:
+        _slots.release()
+
+
+def _decoded(data: bytes) -> bytes:
+    """Only an end by one of our own limits is the image's doing. Whatever else ends the decoder is not: a
+    lower limit that the web process has, the kernel that wants memory back, a machine that starts no more
+    processes, or one so busy that it gave less than SECONDS of CPU in four times as many.
+    """
+    command = [sys.executable, "-m", "jobs.media.decode", str(SECONDS)]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own program, and nothing of the client's in its command
+            command, input=data, capture_output=True, cwd=ROOT, env={}, timeout=4 * SECONDS, check=False
+        )
+    except (OSError, MemoryError, subprocess.TimeoutExpired) as error:
+        logger.error("jobs.media.decode, which reads images, did not run to its end: %r", error)
+        raise CannotRead from None
+    if done.returncode == 0:
+        return done.stdout
+    if done.returncode == REFUSED:
+        raise BadImage(done.stdout.decode())
+    if done.returncode in (TOO_MUCH, -signal.SIGXCPU):
+        raise BadImage("The image takes too much time or memory to decode.")
+    reason = done.stderr.decode(errors="replace")[-500:]
+    logger.error("jobs.media.decode, which reads images, ended with %s: %s", done.returncode, reason)
+    raise CannotRead

@@ -1,0 +1,300 @@
+"""Fetches a client's ``image_url``: from public addresses only, within a deadline and a size limit.
+
+Each connection looks the name up, checks what it finds, and goes to one of these addresses itself, so that
+nothing can change between the check and the use. The name stays the one that TLS and the server see.
+"""
+
+import contextlib
+import errno
+import ipaddress
+import itertools
+import logging
+import re
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+import requests
+from django.conf import settings
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import NewConnectionError
+from urllib3.util.connection import create_connection
+
+from jobs.media.images import BadImage, Busy, CannotRead
+
+logger = logging.getLogger(__name__)
+
+MAX_REDIRECTS = 3
+AT_ONCE = 4  # fetches of one web process: each holds a thread
+CHUNK = 1 << 16
+PORTS = (None, 80, 443)
+MOST_ADDRESSES = 6  # of one name that are tried
+OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # no fault of any server
+PATIENCE = 3  # seconds for an address while there is another
+SENTENCES: dict[type[Exception], str] = {  # for the client; the first whose error fits
+    requests.TooManyRedirects: f"The image's server redirected more than {MAX_REDIRECTS} times.",
+    requests.exceptions.InvalidSchema: "Images are fetched from http and https URLs only.",
+    requests.exceptions.InvalidHeader: "The image's server broke off or sent a damaged answer.",
+    ValueError: "This is not a valid http or https URL.",  # requests' InvalidURL and MissingSchema are such
+    requests.exceptions.SSLError: "The image's server offers no TLS connection that can be trusted.",
+    requests.ConnectionError: "The image's server could not be reached, or broke off.",
+    OSError: "The image's server broke off or sent a damaged answer.",  # requests' other errors are such
+}
+
+
+_slots = threading.BoundedSemaphore(AT_ONCE)
+_threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")  # the resolver knows no deadline
+
+
+def fetch(url: str) -> bytes:
+    """The body behind ``url``: at most IMAGE_MAX_BYTES, within IMAGE_URL_TIMEOUT seconds in all.
+
+    Raises BadImage with a sentence that helps the client; CannotRead; Busy at once rather than to wait for a
+    slot.
+    """
+    if not _slots.acquire(blocking=False):
+        raise Busy
+    try:
+        fetching = _threads.submit(_fetch, url)
+    except RuntimeError as error:  # the machine starts no more threads
+        _slots.release()
+        raise _cannot_read(error) from None
+    fetching.add_done_callback(lambda _: _slots.release())
+    try:
+        return fetching.result(settings.IMAGE_URL_TIMEOUT + 0.5)  # its own deadline comes first
+    except TimeoutError:
+        raise _late() from None
+
+
+def _cannot_read(error: Exception) -> CannotRead:
+    logger.error("image_url cannot be fetched: %s", error)
+    return CannotRead()
+
+
+def _late() -> BadImage:
+    return BadImage(f"The image's server took longer than {settings.IMAGE_URL_TIMEOUT} seconds.")
+
+
+def _fetch(url: str) -> bytes:
+    with Deadline(settings.IMAGE_URL_TIMEOUT) as deadline, _session(deadline) as session:
+        try:
+            session.target = _target(url)
+            with session.get(url, stream=True) as response:
+                body = _read(response)
+        except tuple(SENTENCES) as error:
+            sentence = next(text for kind, text in SENTENCES.items() if isinstance(error, kind))
+            raise (_late() if deadline.passed else BadImage(sentence)) from None
+        if deadline.passed:  # a body without a length that was cut looks whole
+            raise _late()
+        return body
+
+
+def _read(response: requests.Response) -> bytes:
+    if not response.ok:
+        raise BadImage(f"The image's server answered with status {response.status_code}.")
+    body = bytearray()
+    for chunk in response.iter_content(CHUNK):
+        body += chunk
+        if len(body) > settings.IMAGE_MAX_BYTES:
+            raise BadImage(f"The image is larger than {settings.IMAGE_MAX_BYTES:,} bytes.")
+    return bytes(body)
+
+
+NOT_PUBLIC = "The address is not public; images are fetched from public servers only."
+
+
+class Deadline:
+    """Cuts every socket of a fetch when its time is up: a timeout per read lets a drip go on for ever."""
+
+    def __init__(self, seconds: float):
+        self._end = time.monotonic() + seconds
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._cut)
+
+    def __enter__(self) -> "Deadline":
+        self._timer.daemon = True
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        for duplicate in self._sockets:
+            duplicate.close()
+
+    @property
+    def passed(self) -> bool:
+        return self.left() <= 0
+
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+    def watch(self, connection: socket.socket) -> socket.socket:
+        self._sockets.append(connection.dup())  # TLS takes the original away
+        if self.passed:  # the timer may have missed it
+            self._cut()
+        return connection
+
+    def _cut(self) -> None:
+        for duplicate in self._sockets:
+            with contextlib.suppress(OSError):  # it ended by itself
+                duplicate.shutdown(socket.SHUT_RDWR)
+
+
+class _WatchedAdapter(HTTPAdapter):
+    """Holds each connection to the deadline, and sends each URL as it was written."""
+
+    def __init__(self, deadline: Deadline, session: "_Session"):
+        super().__init__()
+        self.deadline, self.session = deadline, session
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        options["timeout"] = max(self.deadline.left(), 0.001)
+        response = super().send(request, *args, **options)
+        if response.is_redirect:
+            response.close()  # requests would read its whole body into memory
+        return response
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        adapter, plain = self, pool.ConnectionCls
+
+        class Watched(plain):  # type: ignore[misc, valid-type]
+            def putrequest(self, method: str, url: str, *args: Any, **options: Any) -> None:
+                super().putrequest(method, adapter.session.target, *args, **options)
+
+            def _new_conn(self) -> socket.socket:
+                return adapter.connect(self)
+
+        pool.ConnectionCls = Watched
+        return pool
+
+    def connect(self, connection: Any) -> socket.socket:
+        """To the first address that can be reached: one that is down, or IPv6 to nowhere, is passed."""
+        addresses = _addresses(connection._dns_host.strip("[]"))
+        self.check(addresses, connection.port)
+        waiting = _by_turns(addresses)
+        while waiting:
+            target = (waiting.pop(0), connection.port)
+            left = max(self.deadline.left(), 0.001)
+            patience = min(PATIENCE, left / (len(waiting) + 1)) if waiting else left
+            try:
+                reached = create_connection(target, patience, socket_options=connection.socket_options)
+            except OSError as error:
+                if error.errno in OURS:
+                    raise _cannot_read(error) from None
+                failed = error
+            else:
+                reached.settimeout(max(self.deadline.left(), 0.001))  # for TLS
+                return self.deadline.watch(reached)
+        raise NewConnectionError(connection, str(failed))
+
+    def check(self, addresses: list[str], port: int) -> None:
+        """The operator's own server may have any address."""
+
+
+class _PublicAdapter(_WatchedAdapter):
+    """Public addresses and the usual ports only, on each redirect anew."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        parts = urlsplit(request.url or "")
+        if parts.username is not None:
+            raise BadImage("The URL must not hold a user name or password.")
+        if parts.port not in (*PORTS, *(port for _, port in settings.IMAGE_URL_NETWORKS)):
+            raise BadImage("Images are fetched from ports 80 and 443 only.")
+        return super().send(request, *args, **options)
+
+    def check(self, addresses: list[str], port: int) -> None:
+        """All are in the operator's networks, or all are public."""
+        found = [ipaddress.ip_address(address) for address in addresses]
+        if all(_is_private_store(address, port) for address in found):
+            return
+        if port not in PORTS or not all(_is_public(address) for address in found):
+            raise BadImage(NOT_PUBLIC)
+
+
+def _addresses(name: str) -> list[str]:
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise requests.ConnectionError(str(error)) from None
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _by_turns(addresses: list[str]) -> list[str]:
+    """IPv6 and IPv4 by turns, the name server's first kind first: often a whole kind leads nowhere."""
+    kinds: dict[bool, list[str]] = {}
+    for address in addresses:
+        kinds.setdefault(":" in address, []).append(address)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*kinds.values()))
+    return [address for address in turns if address][:MOST_ADDRESSES]
+
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _is_private_store(address: Address, port: int) -> bool:
+    return any(address in network and port == theirs for network, theirs in settings.IMAGE_URL_NETWORKS)
+
+
+# The only IPv6 addresses that are given out for the public net. Those that hold an IPv4 address inside lie
+# beyond it, but for Teredo and 6to4, which are refused below.
+PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # a gateway that leads to the IPv4 address in the last 32 bits
+NOT_FOR_ALL = [  # what Python, according to its version, takes for public
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16/32",  # what an Azure machine's own host answers on
+        "192.0.0.0/24",  # for protocols of the IETF
+        "192.88.99.0/24",  # a relay for 6to4
+        "2001::/23",  # Teredo, ORCHID and others
+        "2002::/16",  # 6to4
+        "3fff::/20",  # for documentation
+    )
+]
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in NAT64:
+            return _is_public(ipaddress.IPv4Address(address.packed[-4:]))
+        if address not in PUBLIC_IPV6:
+            return False
+    public = address.is_global and not address.is_multicast and not address.is_reserved
+    return public and not any(address in network for network in NOT_FOR_ALL)
+
+
+class _Session(requests.Session):
+    """Knows each URL as it was written. requests and urllib3 would send ~ for %7E and %2B for %2b: the same
+    in theory, and for a server that signs its links another text."""
+
+    target: str
+
+    def get_redirect_target(self, response: requests.Response) -> str | None:
+        location = super().get_redirect_target(response)
+        if location:
+            self.target = _target(urljoin(response.url, location))
+        return location
+
+
+def _target(url: str) -> str:
+    """Path and query. What may not stand in a request is quoted: spaces, other alphabets."""
+    target = re.sub(r"^[^:]*://[^/?#]*", "", url.strip().partition("#")[0])
+    return quote(target if target.startswith("/") else f"/{target}", safe="!#$%&'()*+,/:;=?@[]~")
+
+
+def _session(deadline: Deadline) -> _Session:
+    session = _Session()
+    session.headers["User-Agent"] = "wanapi"
+    session.trust_env = False  # a proxy would resolve the name again, and .netrc is nobody's business
+    session.max_redirects = MAX_REDIRECTS
+    for scheme in ("http", "https"):
+        session.mount(f"{scheme}://", _PublicAdapter(deadline, session))
+        for host in settings.IMAGE_URL_ALLOW:
+            own = _WatchedAdapter(deadline, session)
+            session.mount(f"{scheme}://{host}/", own)
+            if host.endswith(":80" if scheme == "http" else ":443"):
+                session.mount(f"{scheme}://{host.rpartition(':')[0]}/", own)
+    return session

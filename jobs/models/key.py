@@ -1,0 +1,140 @@
+"""API keys: who may call, see how much, and spend how much.
+
+The environment's API_KEY is none of these: it needs no row, sees every job and has no limits.
+"""
+
+import hashlib
+import secrets
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Max, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from jobs.models.engine import seconds
+
+VISIBLE = 12  # characters of a key that people may see
+
+
+class LimitReached(Exception):
+    """``message`` is a sentence for the client, ``wait`` the seconds after which trying again may help."""
+
+    def __init__(self, message: str, wait: int):
+        super().__init__(message)
+        self.message, self.wait = message, wait
+
+
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def make(self, **fields: Any) -> "tuple[ApiKey, str]":
+        """A new key and its text, which is kept nowhere."""
+        key = self.model(**fields)
+        text = key.draw()
+        key.save(force_insert=True)
+        return key, text
+
+    def valid(self) -> "ApiKeyQuerySet":
+        return self.filter(Q(expires_at=None) | Q(expires_at__gt=Now()), revoked_at=None)
+
+    def presented(self, text: str) -> "ApiKey | None":
+        """The valid key with this text; notes that it was used, by the minute."""
+        key = self.valid().filter(sha256=digest(text)).first()
+        if key:
+            fresh = Q(last_used_at__gte=Now() - seconds(60))
+            self.filter(pk=key.pk).exclude(fresh & Q(last_used_at__isnull=False)).update(last_used_at=Now())
+        return key
+
+    def revoke(self) -> int:
+        return self.filter(revoked_at=None).update(revoked_at=Now())
+
+
+class ApiKey(models.Model):
+    name = models.CharField(max_length=100, unique=True)
+    prefix = models.CharField("key", max_length=VISIBLE, editable=False)
+    sha256 = models.CharField(max_length=64, unique=True, editable=False)
+    note = models.TextField(blank=True, default="")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    all_jobs = models.BooleanField(
+        default=False, help_text="Sees and cancels every job, not only those that were submitted with it."
+    )
+    priority = models.SmallIntegerField(default=0, help_text="Jobs of a higher one go first.")
+    max_queued = models.PositiveIntegerField(
+        "jobs queued at once", null=True, blank=True, help_text="Empty: KEY_MAX_QUEUED. 0: no limit."
+    )
+    max_per_day = models.PositiveIntegerField(
+        "jobs per day (UTC)", null=True, blank=True, help_text="Empty: KEY_MAX_PER_DAY. 0: no limit."
+    )
+    day = models.DateField(null=True, editable=False)
+    jobs_on_day = models.PositiveIntegerField(default=0, editable=False)
+
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "API key"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def draw(self) -> str:
+        """Gives it its text: 256 random bits, so that a fast hash is enough."""
+        text = f"wan_{secrets.token_urlsafe(32)}"
+        self.prefix, self.sha256 = text[:VISIBLE], digest(text)
+        return text
+
+    def check_limits(self, queued: int) -> None:
+        """Raises LimitReached if one job more, beside this many queued ones, would be too many."""
+        most = settings.KEY_MAX_QUEUED if self.max_queued is None else self.max_queued
+        if most and queued >= most:
+            raise LimitReached(f"This key has {queued} jobs queued, its limit is {most}.", wait=60)
+        most = settings.KEY_MAX_PER_DAY if self.max_per_day is None else self.max_per_day
+        now = timezone.now()
+        if most and self.day == now.date() and self.jobs_on_day >= most:
+            left = 86400 - (now.hour * 3600 + now.minute * 60 + now.second)
+            raise LimitReached(f"This key's {most} jobs of today (UTC) are used up.", wait=left)
+
+    def count_one(self) -> None:
+        today = timezone.now().date()
+        ApiKey.objects.filter(pk=self.pk).update(
+            day=today, jobs_on_day=F("jobs_on_day") + 1 if self.day == today else 1
+        )
+
+
+class ServedQuerySet(models.QuerySet["Served"]):
+    def of(self, priority: int) -> int:
+        """The turn that this priority has reached."""
+        return self.filter(priority=priority).aggregate(turn=Max("turn"))["turn"] or 0
+
+    def note(self, key_id: int | None, priority: int, turn: int) -> None:
+        """A job was claimed, whatever turn it had: none is taken back."""
+        row, _ = self.get_or_create(key_id=key_id, priority=priority)
+        self.filter(pk=row.pk, turn__lt=turn).update(turn=turn)
+
+
+class Served(models.Model):
+    """The last turn in which a job of a key was claimed, by priority. Jobs may be deleted, these stay."""
+
+    key = models.ForeignKey(ApiKey, null=True, on_delete=models.CASCADE)  # null: the environment's
+    priority = models.SmallIntegerField()
+    turn = models.BigIntegerField(default=0)
+
+    objects = ServedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["priority", "key"], name="served_of_key"),
+            models.UniqueConstraint(
+                fields=["priority"], condition=Q(key=None), name="served_of_environments_key"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key or 'the API_KEY'}, priority {self.priority}: {self.turn}"
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,131 @@
+"""What both kinds of worker share: who they are, how they are told to stop, and how they keep their jobs.
+
+The tasks are in ``jobs/workers/render.py`` and ``jobs/workers/publish.py``. A task drains its queue and
+never needs to be told which job: a wake-up that is lost is sent again by the tick of ``manage.py worker``,
+a doubled one finds nothing to claim.
+"""
+
+import logging
+import multiprocessing
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from django.conf import settings
+from django.db import connection
+
+from comfy import workflow
+from comfy.client import Comfy
+from jobs.models import Job
+from jobs.models.job import CANCELLED
+
+logger = logging.getLogger(__name__)
+
+TEMPORARY = "wanapi-render-"  # how our temporary folders begin: a worker that is killed leaves them
+
+# Made before django-q2 forks, so that the cluster's main process and its workers share them.
+WORKER = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+stopping = multiprocessing.get_context("fork").Event()
+
+
+class Heartbeat:
+    """Renews, in a thread, the leases of the jobs that this process holds, three times per lease."""
+
+    def __init__(self) -> None:
+        self._claims: dict[uuid.UUID, int] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(timeout=5)
+
+    def hold(self, job: Job) -> None:
+        self._claims[job.pk] = job.fence
+
+    def drop(self, job: Job) -> None:
+        self._claims.pop(job.pk, None)
+
+    def _run(self) -> None:
+        while not self._ended.wait(settings.JOB_LEASE / 3):
+            try:
+                Job.objects.renew(dict(self._claims))
+            except Exception as error:  # whatever it is: without it the jobs in hand would be lost
+                logger.warning("heartbeat: %s", error)
+                connection.close()
+        connection.close()
+
+
+class Cancellations:
+    """Sets ``changed`` in a thread when some job was cancelled, so that its prompt is interrupted at once.
+
+    Only a hint: a pooler in transaction mode passes none on, and then the next look finds out.
+    """
+
+    RECONNECT_PAUSE = 5.0  # seconds
+
+    def __init__(self, changed: threading.Event) -> None:
+        self._changed = changed
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cancellations", daemon=True)
+
+    def __enter__(self) -> "Cancellations":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(timeout=2)
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._listen()
+            except (psycopg.Error, OSError) as error:
+                logger.debug("cancellations: %s", error)
+            self._ended.wait(self.RECONNECT_PAUSE)
+
+    def _listen(self) -> None:
+        with psycopg.connect(**connection.get_connection_params(), autocommit=True) as postgres:
+            postgres.execute(f"LISTEN {CANCELLED}")
+            while not self._ended.is_set():
+                for _ in postgres.notifies(timeout=0.1, stop_after=1):
+                    self._changed.set()
+
+
+@contextmanager
+def fetched(comfy: Comfy, folder: str, filename: str) -> Iterator[Path]:
+    """A copy of the file that a render left on the GPU machine. Raises FileGone if there is none."""
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as temporary:
+        path = Path(temporary) / "rendered.mp4"
+        with path.open("wb") as file, comfy.open_output(folder, filename) as chunks:
+            file.writelines(chunks)
+        yield path
+
+
+def remove_files(job: Job) -> None:
+    """The job's folders on the GPU machine, where we can reach them: ComfyUI deletes nothing by itself."""
+    remove_folder(workflow.folder(job.pk))
+
+
+def remove_folder(folder: str) -> None:
+    """Below ComfyUI's output and input folders."""
+    for root in filter(None, (settings.COMFYUI_OUTPUT_DIR, settings.COMFYUI_INPUT_DIR)):
+        try:
+            shutil.rmtree(Path(root) / folder)
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # of another user, perhaps: it costs space and no job
+            logger.warning("ComfyUI's files stay: %s", error)

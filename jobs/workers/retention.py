@@ -1,0 +1,41 @@
+"""The retention task: finished jobs older than RETENTION_DAYS are removed for good."""
+
+import logging
+
+from django.conf import settings
+from django.db.models.functions import Now
+
+from jobs.media.storage import StorageError
+from jobs.models import Job
+from jobs.models.engine import seconds
+from jobs.models.job import FINAL
+from jobs.workers.hold import stopping
+from wanapi.postgres import AWAY
+
+logger = logging.getLogger(__name__)
+
+PAUSE = 3600.0  # seconds between two runs
+DAY = 86400
+MAX_FAILED = 5  # in a row
+
+
+def purge_old() -> None:
+    """Removes them one by one, oldest first. One whose objects S3 will not delete is left for the next run;
+    after some in a row S3 itself is in trouble."""
+    end = Now() - seconds(settings.RETENTION_DAYS * DAY)
+    old = Job.objects.filter(status__in=FINAL, finished_at__lt=end)
+    count = failed = 0
+    try:
+        for job in old.in_pages("finished_at"):
+            if stopping.is_set() or failed == MAX_FAILED:
+                break
+            try:
+                count += job.purge()
+                failed = 0
+            except StorageError as error:
+                failed += 1
+                logger.warning("retention: job %s stays for now: %s", job.pk, error)
+    except AWAY as error:
+        logger.warning("retention: broke off, to be tried again: %s", error)
+    if count:
+        logger.info("retention: %s jobs older than %s days removed", count, settings.RETENTION_DAYS)

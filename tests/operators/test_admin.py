@@ -1,0 +1,399 @@
+"""The operators' view in Django's admin."""
+
+import csv
+import html
+import re
+
+import boto3
+import pytest
+import requests
+from django.core.cache import cache
+from django.db.models.functions import Now
+
+from comfy.workflow import PAIRS
+from jobs.models import Job
+from jobs.models.engine import Engine, seconds
+from tests.conftest import make_job, picture
+from tests.stack import S3_URL
+
+pytestmark = pytest.mark.django_db
+
+JOBS, ENGINES = "/admin/jobs/job/", "/admin/jobs/engine/"
+COLUMNS = ("short_id", "status", "kind", "short_prompt", "percent", "attempt")
+EVIL = "<script>alert('\"1\"')</script>"
+
+
+@pytest.fixture(autouse=True)
+def no_cache():
+    cache.clear()
+
+
+@pytest.fixture
+def admin(client, django_user_model):
+    """The test client, logged in as a superuser; pytest-django's own one hashes a password, which is slow."""
+    user = django_user_model.objects.create(username="admin", is_staff=True, is_superuser=True)
+    client.force_login(user)
+    return client
+
+
+def page(client, path):
+    answer = client.get(path)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def listed(client, query=""):
+    """The ids on the list page, from the top."""
+    return re.findall(
+        r'<th class="field-short_id"><a [^>]*><span title="([^"]+)"', page(client, JOBS + query)
+    )
+
+
+def cell(text, name):
+    found = re.search(rf'<t[dh] class="field-{name}[^"]*">(.*?)</t[dh]>', text)
+    return re.sub(r"<[^>]*>", "", found[1]).strip()
+
+
+def source(text, tag):
+    return html.unescape(re.search(rf'<{tag} src="([^"]+)"', text)[1])
+
+
+def act(client, action, *jobs, **more):
+    """An action on chosen jobs, as the list's form sends it."""
+    body = {"action": action, "_selected_action": [str(job.pk) for job in jobs]} | more
+    return client.post(JOBS, body, follow=True)
+
+
+def done(client, action, *jobs):
+    """What the page says after an action was confirmed."""
+    answer = act(client, action, *jobs, confirmed="yes")
+    return [str(message) for message in answer.context["messages"]]
+
+
+def requeue(client, *jobs):
+    return done(client, "requeue", *jobs)
+
+
+def test_it_asks_for_a_login(client):
+    answer = client.get(JOBS)
+
+    assert (answer.status_code, answer["Location"]) == (302, f"/admin/login/?next={JOBS}")
+
+
+class TestList:
+    def test_it_tells_where_a_job_stands(self, admin):
+        began = {"created_at": Now() - seconds(7200), "started_at": Now() - seconds(3600)}
+        job = make_job(**began, status="processing", kind="image-to-video", progress=40, attempt=2)
+
+        text = page(admin, JOBS)
+
+        shown = [cell(text, name) for name in COLUMNS]
+        assert shown == [str(job.pk)[:8], "Processing", "Image To Video", "A cat", "40%", "2"]
+        assert [cell(text, name) for name in ("waited", "ran")] == ["1 h 0 min", "1 h 0 min"]
+
+    def test_a_job_that_waits_runs_not_yet(self, admin):
+        make_job(created_at=Now() - seconds(7200))
+
+        text = page(admin, JOBS)
+
+        assert (cell(text, "waited"), cell(text, "ran")) == ("2 h 0 min", "-")
+
+    def test_newest_first(self, admin):
+        jobs = [make_job(created_at=Now() - seconds(age)) for age in (60, 0, 30)]
+
+        assert listed(admin) == [str(jobs[i].pk) for i in (1, 2, 0)]
+
+    def test_a_search_by_id(self, admin):
+        job, _ = make_job(), make_job()
+
+        assert listed(admin, f"?q={job.pk}") == [str(job.pk)]
+        assert listed(admin, f"?q={str(job.pk).upper()}") == [str(job.pk)]
+        assert listed(admin, f"?q={str(job.pk)[:8]}") == [str(job.pk)]
+
+    def test_no_lookup_but_those_of_the_filters(self, admin):
+        for lookup in ("prompt__regex", "key__sha256__startswith", "engine__url__startswith"):
+            assert admin.get(f"{JOBS}?{lookup}=x").status_code == 400
+
+    def test_a_search_by_words_of_the_prompt(self, admin):
+        job, _ = make_job(prompt="A cat dances on the moon"), make_job(prompt="A dog on the moon")
+
+        assert listed(admin, "?q=MOON+cat") == [str(job.pk)]
+
+    def test_a_filter_by_status(self, admin):
+        job, _ = make_job(status="failed"), make_job()
+
+        assert listed(admin, "?status__exact=failed") == [str(job.pk)]
+
+    def test_a_long_prompt_is_cut(self, admin):
+        make_job(prompt="x" * 10_000)
+
+        assert cell(page(admin, JOBS), "short_prompt") == "x" * 59 + "…"
+
+    def test_queued_jobs_stand_in_the_order_of_their_turns(self, admin):
+        jobs = [make_job(turn=3), make_job(turn=1), make_job(turn=9, priority=1)]
+
+        assert listed(admin, "?status__exact=queued") == [str(jobs[i].pk) for i in (2, 1, 0)]
+
+    def test_a_failed_job_says_why(self, admin):
+        make_job(status="failed", error="ComfyUI lacks the model file vae/wan.safetensors.")
+
+        assert cell(page(admin, JOBS), "cause") == "ComfyUI lacks the model file vae/wan.safetensors."
+
+    def test_it_counts_no_more_than_it_must(self, admin, monkeypatch, django_assert_max_num_queries):
+        monkeypatch.setattr("jobs.operators.admin.BoundedPaginator.MOST", 3)
+        for _ in range(5):
+            make_job()
+
+        with django_assert_max_num_queries(12):
+            text = page(admin, JOBS + "?status__exact=queued")
+
+        assert "3 jobs" in text
+
+    def test_jobs_are_exported_as_csv(self, admin):
+        job = make_job(prompt='=HYPERLINK("http://evil.example")', status="failed", error="It failed, badly.")
+
+        answer = act(admin, "export", job)
+
+        [row] = csv.DictReader(answer.getvalue().decode().splitlines())
+        assert (row["id"], row["error"]) == (str(job.pk), "It failed, badly.")
+        assert row["prompt"] == '\'=HYPERLINK("http://evil.example")'  # a spreadsheet would run it
+
+
+class TestDetail:
+    def test_the_reference_image_and_the_video_are_signed_for_the_view(self, admin):
+        job = make_job(status="completed", kind="image-to-video", fence=2)
+        s3 = boto3.client("s3", endpoint_url=S3_URL)
+        s3.put_object(Bucket="wanapi", Key=f"inputs/{job.pk}.png", Body=picture())
+        s3.put_object(Bucket="wanapi", Key=f"videos/{job.pk}/2.mp4", Body=b"a video")
+
+        text = page(admin, f"{JOBS}{job.pk}/change/")
+
+        assert requests.get(source(text, "img"), timeout=5).content == picture()
+        assert requests.get(source(text, "video"), timeout=5).content == b"a video"
+
+    def test_without_an_image_and_a_video_there_are_no_links(self, admin):
+        text = page(admin, f"{JOBS}{make_job(status='failed').pk}/change/")
+
+        assert "It failed." in text
+        assert S3_URL not in text
+
+    def test_the_graph_that_was_sent(self, admin, engine):
+        job = make_job()
+        Job.objects.claim_render(engine).begin(engine, lambda job: {"save": {"class_type": "SaveVideo"}})
+
+        text = html.unescape(page(admin, f"{JOBS}{job.pk}/change/"))
+
+        assert '"class_type": "SaveVideo"' in text
+
+    def test_nothing_can_be_changed_added_or_deleted(self, admin):
+        job = make_job()
+
+        text = page(admin, f"{JOBS}{job.pk}/change/")
+
+        assert 'name="_save"' not in text
+        assert 'name="prompt"' not in text
+        assert admin.post(f"{JOBS}{job.pk}/change/", {"prompt": "A dog"}).status_code == 403
+        assert admin.post(f"{JOBS}{job.pk}/delete/", {"post": "yes"}).status_code == 403
+        assert admin.get(f"{JOBS}add/").status_code == 403
+        assert Job.objects.get().prompt == "A cat"
+
+
+class TestRequeue:
+    def test_failed_jobs_go_back_to_the_queue_and_others_are_reported(self, admin):
+        failed, done = make_job(status="failed", attempt=3, lost=3), make_job(status="completed")
+
+        said = requeue(admin, failed, done)
+
+        assert said == ["1 job requeued.", "1 job is neither failed nor cancelled and stays as it is."]
+        failed.refresh_from_db(), done.refresh_from_db()
+        assert (failed.status, failed.attempt, failed.lost, failed.error) == ("queued", 0, 0, "")
+        assert done.status == "completed"
+
+    def test_a_running_job_is_left_alone(self, admin):
+        running = make_job(status="processing", progress=40)
+
+        assert requeue(admin, running) == ["1 job is neither failed nor cancelled and stays as it is."]
+
+        running.refresh_from_db()
+        assert (running.status, running.progress) == ("processing", 40)
+
+    def test_who_may_only_look_cannot_requeue(self, client, django_user_model):
+        from django.contrib.auth.models import Permission
+
+        viewer = django_user_model.objects.create_user("viewer", is_staff=True)
+        viewer.user_permissions.add(Permission.objects.get(codename="view_job"))
+        client.force_login(viewer)
+        failed = make_job(status="failed")
+
+        assert str(failed.pk) in listed(client)
+        requeue(client, failed)
+
+        failed.refresh_from_db()
+        assert failed.status == "failed"
+
+
+class TestConfirmation:
+    @pytest.mark.parametrize(
+        ("action", "status", "question"),
+        [
+            ("requeue", "failed", "Render 2 jobs anew?"),
+            ("cancel", "queued", "Cancel 2 jobs?"),
+            ("purge", "completed", "Remove 2 jobs with videos and images, for good?"),
+        ],
+    )
+    def test_nothing_happens_until_it_is_given(self, admin, action, status, question):
+        jobs = [make_job(status=status) for _ in range(2)]
+
+        text = act(admin, action, *jobs).content.decode()
+
+        assert question in text
+        assert all(f'value="{job.pk}"' in text for job in jobs)
+        assert [job.status for job in Job.objects.all()] == [status] * 2
+
+    def test_all_that_a_filter_leaves_can_be_chosen(self, admin):
+        jobs = [make_job(status="failed") for _ in range(3)]
+        form = {"action": "requeue", "_selected_action": [jobs[0].pk], "select_across": "1", "index": "0"}
+
+        page = admin.post(JOBS + "?status__exact=failed", form).content.decode()
+        admin.post(JOBS + "?status__exact=failed", form | {"confirmed": "yes"})
+
+        assert "Render 3 jobs anew?" in page
+        assert 'name="select_across" value="1"' in page
+        assert Job.objects.queued().count() == 3
+
+    def test_cancel(self, admin):
+        queued, completed = make_job(), make_job(status="completed")
+
+        assert done(admin, "cancel", queued, completed) == [
+            "1 job cancelled.",
+            "1 job is finished and stays as it is.",
+        ]
+        queued.refresh_from_db()
+        assert queued.status == "cancelled"
+
+    def test_purge(self, admin):
+        finished, running = make_job(status="failed"), make_job(status="processing")
+
+        assert done(admin, "purge", finished, running)[0] == "1 job removed."
+
+        assert list(Job.objects.all()) == [running]
+
+
+class TestConsole:
+    def test_it_tells_how_the_service_is(self, admin, engine):
+        make_job()
+        make_job(status="processing", engine=engine, progress=40)
+        failed = make_job(status="failed", error="ComfyUI failed in KSampler: ValueError.")
+        make_job(status="completed", started_at=Now() - seconds(300))
+
+        for path in ("/admin/", "/admin/now/"):
+            text = page(admin, path)
+            assert "<b>1</b> queued" in text
+            assert "<b>1</b> rendering" in text
+            assert '<progress max="100" value="40">' in text
+            assert "<b>50.0%</b> failed, last day" in text
+            assert "<b>300 s</b> median render" in text
+            assert f"/admin/jobs/job/{failed.pk}/change/" in text
+            assert "ComfyUI failed in KSampler" in text
+            assert len(re.findall("<figure>", text)) == 4
+
+    def test_a_failure_still_counts_when_the_job_was_requeued(self, admin, engine):
+        make_job(status="failed")
+        Job.objects.all().requeue()
+
+        assert "<b>100.0%</b> failed, last day" in page(admin, "/admin/")
+
+    def test_jobs_that_no_engine_can_render_are_told(self, admin, engine):
+        engine.report(version="test", runs=["fast/image-to-video"], lacks=["vae/x"])
+        make_job()
+
+        text = page(admin, "/admin/now/")
+
+        assert "1 queued job (fast, text-to-video): no engine can render it now." in text
+        assert "lacks vae/x" in text
+
+    def test_an_empty_service(self, admin):
+        text = page(admin, "/admin/")
+
+        assert "No render worker has ever started" in text
+
+    def test_it_shows_nothing_to_those_who_may_not_see_jobs(self, client, django_user_model):
+        client.force_login(django_user_model.objects.create_user("guest", is_staff=True))
+
+        assert "queued" not in page(client, "/admin/")
+        assert client.get("/admin/now/").status_code == 403
+
+
+class TestEngines:
+    def test_one_that_is_ready(self, admin, engine):
+        text = page(admin, ENGINES)
+
+        assert (cell(text, "name"), cell(text, "state"), cell(text, "missing")) == ("sim", "ready", "-")
+        assert cell(text, "seen_at") != "-"
+
+    @pytest.mark.parametrize(
+        ("change", "state"),
+        [
+            ({"ready": False}, "ComfyUI does not answer, or is warming up"),
+            ({"lacks": ["wan.safetensors"]}, "lacks wan.safetensors"),
+            ({"lease_until": Now() - seconds(1)}, "no worker"),
+            ({"lease_until": None, "worker": ""}, "no worker"),
+        ],
+    )
+    def test_one_that_is_not(self, admin, engine, change, state):
+        Engine.objects.update(**change)
+
+        text = page(admin, ENGINES)
+
+        assert cell(text, "state") == state
+        assert ("wan.safetensors" in text) == ("lacks" in change)
+
+
+def test_an_engine_without_a_worker_is_removed_and_its_jobs_wait_for_it_no_more(admin, engine):
+    gone = Engine.objects.create(name="gone", url="http://gone")
+    job = make_job(engine=gone, render=1)
+    assert Job.objects.claim_render(engine) is None
+    chosen = {"action": "remove", "_selected_action": [engine.pk, gone.pk]}
+
+    answer = admin.post(ENGINES, chosen, follow=True)
+
+    assert [str(message) for message in answer.context["messages"]] == [
+        "Removed: gone.",
+        "An engine that a worker holds stays: stop it first.",
+    ]
+    assert Job.objects.claim_render(engine) == job
+
+
+@pytest.mark.parametrize("path", [JOBS, JOBS + "{}/change/"])
+def test_nothing_that_others_wrote_becomes_html(admin, path):
+    job = make_job(prompt=EVIL, status="failed", error=EVIL)
+
+    text = page(admin, path.format(job.pk))
+
+    assert EVIL not in text
+    assert html.escape(EVIL) in text
+
+
+def test_what_comfyui_reports_becomes_no_html(admin, engine):
+    engine.report(version=EVIL, runs=PAIRS, lacks=[EVIL])
+
+    assert EVIL not in page(admin, ENGINES)
+
+
+def test_a_jobs_page_tells_what_happened_to_it_and_by_whom(admin_client, engine):
+    job = Job.objects.submit(Job(kind="text-to-video", prompt="A cat"))
+    Job.objects.claim_render(engine).failed("It failed.", reason="node", detail="Traceback: in line 7")
+    requeue(admin_client, job)
+
+    page = admin_client.get(f"/admin/jobs/job/{job.pk}/change/").content.decode()
+
+    for text in (
+        "with the API_KEY",
+        "claimed",
+        "failed",
+        "Traceback: in line 7",
+        "requeued",
+        "by admin",
+        engine.worker,
+    ):
+        assert text.lower() in page.lower()

@@ -1,0 +1,239 @@
+"""GET /health: the truth about the model and the current job, and an answer whatever Postgres does."""
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from django.db import connection, transaction
+from django.db.models.functions import Now
+
+from jobs.api.views import HealthView
+from jobs.models.engine import Engine, seconds
+from tests.conftest import make_job
+
+pytestmark = pytest.mark.django_db(transaction=True)  # the view looks from a thread of its own
+
+NOTHING_KNOWN = {"status": "ok", "model_loaded": False, "current_job": None}
+
+
+@pytest.fixture(autouse=True)
+def database(monkeypatch):
+    """The settings of its connections, for a test to spoil; the view's threads leave none open."""
+    monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", 0)
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        monkeypatch.setattr(HealthView, "_threads", threads)
+        yield connection.settings_dict
+
+
+def health(client):
+    began = time.monotonic()
+    answer = client.get("/health")
+    assert (answer.status_code, time.monotonic() - began < 3) == (200, True)
+    return answer.json()
+
+
+def test_it_needs_no_key_and_has_exactly_the_fields_of_the_reference(client):
+    assert health(client) == {"status": "ok", "model_loaded": False, "current_job": None}
+
+
+def test_a_wrong_key_does_no_harm(client):
+    assert client.get("/health", headers={"X-API-Key": "wrong"}).status_code == 200
+
+
+class TestModelLoaded:
+    def test_with_an_engine_that_answers_and_lacks_nothing(self, client, engine):
+        assert health(client)["model_loaded"] is True
+
+    def test_not_when_its_last_report_is_older_than_30_seconds(self, client, engine):
+        Engine.objects.update(seen_at=Now() - seconds(31))
+
+        assert health(client)["model_loaded"] is False
+
+    def test_still_when_it_reported_a_moment_less_ago(self, client, engine):
+        Engine.objects.update(seen_at=Now() - seconds(25))
+
+        assert health(client)["model_loaded"] is True
+
+    def test_not_when_a_model_file_is_missing(self, client, engine):
+        engine.report(version="test", runs=["fast/text-to-video"], lacks=["vae/x.safetensors"])
+
+        assert health(client)["model_loaded"] is False
+
+    def test_not_when_its_comfyui_stopped_answering(self, client, engine):
+        engine.report_unreachable()
+
+        assert health(client)["model_loaded"] is False
+
+    def test_not_when_its_worker_left(self, client, engine):
+        engine.release()
+
+        assert health(client)["model_loaded"] is False
+
+    def test_one_good_engine_of_two_is_enough(self, client, engine):
+        Engine.objects.create(name="other", url="http://other")
+
+        assert health(client)["model_loaded"] is True
+
+    def test_two_that_can_run_one_kind_each_are_enough(self, client, engine):
+        engine.report(version="test", runs=["fast/text-to-video"], lacks=["vae/x.safetensors"])
+        other = Engine.objects.hold(name="other", url="http://other", worker="other")
+        other.report(version="test", runs=["fast/image-to-video"], lacks=["vae/y.safetensors"])
+
+        assert health(client)["model_loaded"] is True
+
+
+class TestCurrentJob:
+    def test_it_is_the_oldest_of_those_being_processed(self, client):
+        make_job(status="processing", started_at=Now() - seconds(5))
+        oldest = make_job(status="processing", started_at=Now() - seconds(60))
+        make_job(status="processing")
+
+        assert health(client)["current_job"] == str(oldest.pk)
+
+    def test_a_job_that_only_waits_or_is_finished_is_none(self, client):
+        make_job(lease_until=Now() + seconds(30))
+        make_job(status="completed")
+        make_job(status="failed")
+
+        assert health(client)["current_job"] is None
+
+
+class TestWithoutPostgres:
+    def test_nothing_listens(self, client, engine, database, monkeypatch):
+        monkeypatch.setitem(database, "PORT", "1")
+
+        assert health(client) == NOTHING_KNOWN
+
+    def test_it_accepts_and_never_answers(self, client, engine, database, monkeypatch):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            monkeypatch.setitem(database, "PORT", str(listener.getsockname()[1]))
+
+            assert health(client) == NOTHING_KNOWN
+
+    def test_it_hangs_in_the_middle_of_a_query(self, client, engine):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE jobs_job")
+
+            assert health(client) == NOTHING_KNOWN
+
+    def test_many_questions_while_it_hangs_and_the_truth_afterwards(self, client, engine, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(HealthView, "PATIENCE", 0.1)
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("LOCK TABLE jobs_job")
+                answers = [health(client) for _ in range(5)]
+
+        assert answers == [NOTHING_KNOWN] * 5
+        assert health(client)["model_loaded"] is True
+
+
+def test_live_asks_nobody(client, monkeypatch):
+    monkeypatch.setattr("jobs.operators.health._look", lambda: 1 / 0)
+
+    assert client.get("/health/live").json() == {"status": "ok"}
+
+
+class TestReady:
+    @pytest.fixture(autouse=True)
+    def fresh(self, monkeypatch):
+        monkeypatch.setattr("jobs.operators.health._last", None)
+        with ThreadPoolExecutor(max_workers=5) as threads:
+            monkeypatch.setattr("jobs.operators.health._threads", threads)
+            yield
+
+    def ready(self, client):
+        answer = client.get("/health/ready")
+        parts = answer.json()["parts"]
+        assert answer.status_code == (503 if any(parts.values()) else 200)
+        return {part: trouble for part, trouble in parts.items() if trouble}
+
+    def test_with_every_part_in_order(self, client, engine):
+        assert self.ready(client) == {}
+
+    def test_without_an_engine(self, client):
+        told = "No engine can render text-to-video or image-to-video: no render worker was ever started."
+        assert self.ready(client) == {"engines": told}
+
+    def test_with_one_that_lacks_files_says_which(self, client, engine):
+        lacks = [f"loras/{name}" for name in "abcde"]
+        engine.report(version="test", runs=["fast/text-to-video"], lacks=lacks)
+
+        told = "No engine can render image-to-video: lacks loras/a, loras/b, loras/c and 2 more."
+        assert self.ready(client) == {"engines": told}
+
+    def test_an_engine_whose_worker_is_of_an_older_release_counts(self, client, engine):
+        Engine.objects.update(runs=None)
+
+        assert self.ready(client) == {}
+
+    def test_with_a_postgres_that_only_reads(self, client, engine, database, monkeypatch):
+        options = database["OPTIONS"] | {"options": "-c default_transaction_read_only=on"}
+        monkeypatch.setitem(database, "OPTIONS", options)
+
+        assert "only reads" in self.ready(client)["database"]
+
+    def test_with_a_sick_one_says_why(self, client, engine):
+        engine.report_sick("ComfyUI runs nothing of its queue; it must be restarted.")
+
+        told = self.ready(client)["engines"]
+        assert told.endswith(": ComfyUI runs nothing of its queue; it must be restarted.")
+
+    def test_without_the_bucket(self, client, engine, settings):
+        settings.S3_BUCKET = "another"
+
+        assert self.ready(client) == {"storage": "S3 does not let us use the bucket; the log says why."}
+
+    def test_with_a_migration_that_was_not_run(self, client, engine, monkeypatch):
+        plan = "django.db.migrations.executor.MigrationExecutor.migration_plan"
+        monkeypatch.setattr(plan, lambda *_: ["0099"])
+
+        assert self.ready(client) == {"migrations": "Migrations are missing: run manage.py migrate."}
+
+    def test_with_a_full_disk(self, client, engine, monkeypatch):
+        monkeypatch.setattr("jobs.operators.health.LEAST_SPACE", 2**60)
+
+        assert list(self.ready(client)) == ["disk"]
+
+    def test_without_postgres_names_no_host(self, client, engine, database, monkeypatch):
+        with monkeypatch.context() as spoilt:
+            spoilt.setitem(database, "PORT", 1)
+            troubles = self.ready(client)
+
+        assert troubles["database"] == "Postgres does not answer."
+        assert "127.0.0.1" not in str(troubles)
+
+    def test_is_not_asked_anew_for_a_moment(self, client, engine, monkeypatch):
+        assert self.ready(client) == {}
+        monkeypatch.setattr("jobs.operators.health._look", lambda: 1 / 0)
+
+        assert self.ready(client) == {}
+
+
+class TestWhateverTheHost:
+    """Balancers and Kubernetes ask by the machine's address, and over plain HTTP."""
+
+    HOSTS = ("10.0.3.17:8000", "[fd00::17]:8000", "a_pod", "other.example.", "a b", "<i>", "", "x" * 300)
+
+    def answers(self, client, path, **extra):
+        for host in self.HOSTS:
+            answer = client.get(path, headers={"Host": host}, **extra)
+            assert not host or host not in f"{answer.headers} {answer.content}"
+            yield answer.status_code
+
+    @pytest.mark.parametrize("tls", [False, True])
+    @pytest.mark.parametrize("path", ["/health", "/health/", "/health/live", "/health/ready"])
+    def test_health_answers_and_says_nothing_of_the_host(self, client, engine, settings, tls, path):
+        settings.SECURE_SSL_REDIRECT = tls
+
+        assert set(self.answers(client, path)) == {200}
+
+    def test_so_does_the_port_for_metrics(self, client, settings):
+        settings.METRICS_PORT = 9100
+
+        assert set(self.answers(client, "/metrics", SERVER_PORT="9100")) == {200}
+        assert set(self.answers(client, "/jobs", SERVER_PORT="9100")) == {400}
+
+    @pytest.mark.parametrize("path", ["/jobs", "/healthy", "/health/live/x", "/docs", "/admin/", "/metrics"])
+    def test_every_other_page_keeps_to_the_allowed_hosts(self, api, path):
+        assert set(self.answers(api, path)) == {400}
