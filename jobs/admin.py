@@ -1,0 +1,3 @@
+"""Django looks for the admin's classes here."""
+
+import jobs.operators.admin  # noqa: F401
