@@ -1,50 +1,27 @@
 """Fixtures that several files share."""
 
-import io
-import itertools
 import os
-import socket
 import threading
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import requests
 from django.db import connection
-from django.db.models.functions import Now
-from PIL import Image
 
 from comfy import workflow
-from jobs.models import Event, Job
 from jobs.models.engine import Engine
-from jobs.models.job import FINAL
 from jobs.workers.denials import Denials
 from jobs.workers.hold import WORKER, stopping
 from jobs.workers.render import render
-from tests.stack import FOLDER, KEY, S3_URL, SIMULATOR_URL
+from tests.factories import COMFYUI, FULL
+from tests.stack import KEY, S3_URL, SIMULATOR_URL
 
 collect_ignore = [] if os.environ.get("BROWSER") else ["browser"]  # of `make test-browser`
-FULL = bool(os.environ.get("FULL"))  # of `make test-faults` and `make fuzz`
 figures: list[tuple[str, str]] = []
-turns = itertools.count(1)
-COMFYUI = FOLDER / "comfyui"  # the simulator's folders
-
-
-def _has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
-
-
-ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -184,58 +161,3 @@ def background() -> Iterator[Callable[[], threading.Thread]]:
     for thread in threads:
         thread.join(10)
     stopping.clear()
-
-
-def eventually(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
-
-
-def folders(job: Job) -> list[Path]:
-    """What is left of a job in the simulator's folders."""
-    places = [COMFYUI / kind / workflow.folder(job.pk) for kind in ("input", "output")]
-    return [place for place in places if place.exists()]
-
-
-def make_job(**fields: Any) -> Job:
-    """A row as the service would have left it."""
-    status = fields.get("status", "queued")
-    if status == "processing":
-        fields = {"started_at": Now()} | fields
-    if status in FINAL:
-        fields = {"started_at": Now(), "finished_at": Now()} | fields
-    if status == "completed":
-        video = {"rendered_at": Now(), "video_size": 1, "video_frames": 81, "video_sha256": "0" * 64}
-        fields = {"progress": 100, "attempt": 1} | video | fields
-    if status in ("failed", "cancelled"):
-        fields = {"error": "It failed."} | fields
-    defaults = {
-        "id": uuid.uuid4(),
-        "turn": next(turns),
-        "kind": "text-to-video",
-        "prompt": "A cat",
-        "preset": "fast",
-        "seed": 1,
-    }
-    job = Job.objects.create(**(defaults | fields))
-    if status == "failed":
-        Event.objects.create(job=job, kind="failed", attempt=1, render=1, at=fields["finished_at"])
-    job.refresh_from_db()
-    return job
-
-
-def no_graph(job: Job) -> workflow.Graph:
-    """For Job.begin() where no prompt is posted."""
-    return {}
-
-
-def picture(
-    width: int = 64, height: int = 48, format: str = "PNG", mode: str = "RGB", **options: Any
-) -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, (width, height), "red" if mode in ("RGB", "RGBA") else 0).save(buffer, format, **options)
-    return buffer.getvalue()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jobs.models import Job
-from tests.conftest import make_job, picture
+from tests.factories import make_job, picture
 from tests.stack import S3_URL
 
 pytestmark = pytest.mark.django_db

@@ -13,7 +13,7 @@ from jobs.models import Job
 from jobs.models.engine import seconds
 from jobs.models.job import JobQuerySet
 from jobs.models.key import ApiKey
-from tests.conftest import make_job, picture
+from tests.factories import make_job, picture
 from tests.stack import KEY, S3_URL
 
 pytestmark = pytest.mark.django_db

@@ -13,7 +13,7 @@ from django.utils import timezone
 from jobs.models import Job
 from jobs.models.engine import seconds
 from jobs.models.key import ApiKey
-from tests.conftest import make_job
+from tests.factories import make_job
 
 pytestmark = pytest.mark.django_db
 

@@ -7,7 +7,7 @@ import pytest
 from django.db.models.functions import Now
 
 from jobs.models.engine import seconds
-from tests.conftest import make_job
+from tests.factories import make_job
 
 pytestmark = pytest.mark.django_db
 

@@ -16,7 +16,7 @@ import requests
 from comfy import abilities, client, warmup, workflow
 from comfy.client import Comfy, Failed, FileGone, Lacking, Refused, Rendered, Unfit, Unreachable
 from comfy.listener import Listener
-from tests.conftest import picture
+from tests.factories import picture
 from tests.stack import NEWER_URL, REAL_COMFYUI, S3_URL, SIMULATOR_URL
 
 URLS = [REAL_COMFYUI] if REAL_COMFYUI else [SIMULATOR_URL, NEWER_URL]

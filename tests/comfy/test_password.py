@@ -14,7 +14,7 @@ from websockets.sync.server import serve
 from comfy.client import Comfy, Unreachable, shown
 from comfy.listener import Listener
 from jobs.models.engine import Engine
-from tests.conftest import eventually
+from tests.factories import eventually
 from wanapi import logs
 
 STATS = json.dumps({"system": {"comfyui_version": "0.3.64"}})

@@ -14,7 +14,7 @@ from django.db import connection, migrations, models
 from django.db.migrations.loader import MigrationLoader
 
 from local.parts import ROOT, free_port
-from tests.conftest import eventually
+from tests.factories import eventually
 from tests.stack import ENV, KEY
 
 # The release before this one: its last migration, and its code. Whoever makes a release sets both.

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from comfy import workflow
-from tests.conftest import FULL
+from tests.factories import FULL
 from tests.faults.service import image, until
 from tests.faults.worker import PUBLISH_POINTS, RENDER_POINTS
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.conftest import FULL
+from tests.factories import FULL
 from tests.faults.service import image, until
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from local import parts as local_parts
 from local.stack import Stack
-from tests.conftest import FULL
+from tests.factories import FULL
 from tests.processes import pids
 from tests.stack import FOLDER
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.conftest import FULL
+from tests.factories import FULL
 
 COUNT = 10_000 if FULL else 300
 VALID = {"prompt": "A cat", "image_url": None, "image_base64": ""}

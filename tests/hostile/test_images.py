@@ -6,7 +6,7 @@ import time
 import pytest
 import requests
 
-from tests.conftest import FULL
+from tests.factories import FULL
 from tests.hostile.conftest import Memory
 from tests.hostile.images import IMAGES
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import requests
 
 from local.parts import ROOT
-from tests.conftest import FULL
+from tests.factories import FULL
 from tests.local.test_service import REFERENCE
 
 HERE = Path(__file__).resolve().parent

@@ -5,7 +5,7 @@ import time
 
 import requests
 
-from tests.conftest import FULL
+from tests.factories import FULL
 
 CLIENTS = 200 if FULL else 40
 SECONDS = 20 if FULL else 3

@@ -16,7 +16,7 @@ import requests
 from local.parts import ROOT, free_port
 from local.serve import greeting
 from local.stack import Problem, Stack
-from tests.conftest import ipv6
+from tests.factories import ipv6
 from tests.stack import ENV, FOLDER
 
 MARK = "WANAPI_TEST_MARK"

@@ -20,7 +20,7 @@ import requests
 from local import parts as local_parts
 from local.parts import ROOT
 from local.stack import Stack
-from tests.conftest import eventually, picture
+from tests.factories import eventually, picture
 from tests.stack import FOLDER
 
 REFERENCE = (ROOT / "docs" / "api-reference.md").read_text()

@@ -18,7 +18,7 @@ import pytest
 from jobs.media.images import BadImage, CannotRead
 from jobs.media.public import AT_ONCE, NOT_PUBLIC, _is_public, fetch
 from jobs.models import Job
-from tests.conftest import eventually, picture
+from tests.factories import eventually, picture
 
 
 class Server(ThreadingHTTPServer):

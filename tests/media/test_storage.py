@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 
 from jobs.media import storage
 from jobs.models import Job
-from tests.conftest import make_job
+from tests.factories import make_job
 from tests.fronts import serving as serving_front
 from tests.stores import Store, serving
 

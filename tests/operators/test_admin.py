@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from comfy.workflow import PAIRS
 from jobs.models import Job
 from jobs.models.engine import Engine, seconds
-from tests.conftest import make_job, picture
+from tests.factories import make_job, picture
 from tests.stack import S3_URL
 
 pytestmark = pytest.mark.django_db

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from local.parts import ROOT
-from tests.conftest import make_job
+from tests.factories import make_job
 
 RULES = [
     rule

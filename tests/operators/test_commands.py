@@ -16,7 +16,7 @@ from jobs.media import storage
 from jobs.models import ApiKey, Event, Job
 from jobs.models.engine import seconds
 from local.parts import ROOT
-from tests.conftest import COMFYUI, make_job
+from tests.factories import COMFYUI, make_job
 from tests.stack import S3_URL
 
 DAY = 24 * 3600

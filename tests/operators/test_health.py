@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 
 from jobs.api.views import HealthView
 from jobs.models.engine import Engine, seconds
-from tests.conftest import make_job
+from tests.factories import make_job
 
 pytestmark = pytest.mark.django_db(transaction=True)  # the view looks from a thread of its own
 

@@ -14,7 +14,7 @@ from jobs.management.commands import purge_leftovers
 from jobs.media import storage
 from jobs.models import Job
 from jobs.workers.hold import TEMPORARY
-from tests.conftest import make_job, picture
+from tests.factories import make_job, picture
 from tests.stack import S3_URL
 
 pytestmark = pytest.mark.django_db

@@ -18,7 +18,7 @@ from jobs.models.key import ApiKey
 from jobs.workers.publish import publish
 from jobs.workers.render import render
 from jobs.workers.watch import EngineWatch
-from tests.conftest import make_job
+from tests.factories import make_job
 from tests.stack import KEY, SIMULATOR_URL
 from wanapi import logs
 

@@ -15,7 +15,7 @@ from jobs.models import Job
 from jobs.models.engine import Engine, seconds
 from jobs.models.job import MAX_LAPSES, ClaimLost, wake_if_idle
 from jobs.workers.hold import WORKER
-from tests.conftest import make_job, no_graph
+from tests.factories import make_job, no_graph
 
 pytestmark = pytest.mark.django_db
 

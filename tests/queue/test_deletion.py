@@ -14,7 +14,7 @@ from jobs.models import Job
 from jobs.models.engine import seconds
 from jobs.models.job import PUBLISH
 from jobs.workers.retention import DAY, purge_old
-from tests.conftest import make_job
+from tests.factories import make_job
 from tests.stack import S3_URL
 
 pytestmark = pytest.mark.django_db

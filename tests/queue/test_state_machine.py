@@ -28,7 +28,7 @@ from comfy.workflow import PAIRS
 from jobs.models import Job
 from jobs.models.engine import Engine, seconds
 from jobs.models.job import FINAL, ClaimLost
-from tests.conftest import FULL, make_job, no_graph
+from tests.factories import FULL, make_job, no_graph
 
 EXAMPLES, STEPS = (150, 100) if FULL else (15, 60)
 INTERLEAVINGS = 1000 if FULL else 50

@@ -17,7 +17,7 @@ from jobs.models.engine import seconds
 from jobs.operators import export
 from jobs.workers import retention
 from local.parts import ROOT, database_url
-from tests.conftest import make_job
+from tests.factories import make_job
 from tests.stack import POSTGRES
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 from django.test import RequestFactory
 
 from local.parts import ROOT
-from tests.conftest import make_job
+from tests.factories import make_job
 from tests.stack import KEY
 from wanapi.middleware import NOBODY, client_ip
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from local.parts import ROOT, free_port
-from tests.conftest import eventually, ipv6
+from tests.factories import eventually, ipv6
 from tests.stack import LOG
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: 10.0.3.17:8000\r\n\r\n"

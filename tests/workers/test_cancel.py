@@ -10,7 +10,7 @@ from jobs.models import Job
 from jobs.workers.hold import stopping
 from jobs.workers.publish import publish
 from jobs.workers.render import render
-from tests.conftest import eventually, folders, make_job
+from tests.factories import eventually, folders, make_job
 from tests.stack import SIMULATOR_URL
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]

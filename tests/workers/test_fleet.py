@@ -18,7 +18,7 @@ from local import parts as local_parts
 from local.gpu import Gpu
 from local.parts import ROOT
 from local.stack import Stack
-from tests.conftest import picture
+from tests.factories import picture
 from tests.faults.service import SHORT_LEASES, until
 from tests.stack import FOLDER
 

@@ -21,7 +21,7 @@ from jobs.workers.hold import WORKER
 from jobs.workers.publish import publish
 from jobs.workers.render import render
 from jobs.workers.watch import EngineWatch, Relapses
-from tests.conftest import eventually, picture
+from tests.factories import eventually, picture
 from tests.fronts import PAGE, serving
 from tests.stack import SIMULATOR_URL
 

@@ -20,7 +20,7 @@ from jobs.models.engine import Engine, seconds
 from jobs.workers.hold import WORKER, stopping
 from jobs.workers.publish import publish
 from jobs.workers.render import render
-from tests.conftest import COMFYUI, eventually, folders, make_job, picture
+from tests.factories import COMFYUI, eventually, folders, make_job, picture
 from tests.stack import S3_URL, SIMULATOR_URL
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]

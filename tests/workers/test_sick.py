@@ -11,7 +11,7 @@ from jobs.models.engine import Engine
 from jobs.workers.hold import stopping
 from jobs.workers.render import render
 from jobs.workers.watch import EngineWatch
-from tests.conftest import COMFYUI, eventually, picture
+from tests.factories import COMFYUI, eventually, picture
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]
 
