@@ -27,7 +27,7 @@ except ImproperlyConfigured as error:
 bind = [f"{settings.HOST}:{settings.PORT}"]
 if settings.METRICS_PORT:
     bind.append(f"{settings.HOST}:{settings.METRICS_PORT}")
-worker_class = "wanapi.web.Worker"
+worker_class = "wanapi.slow_clients.Worker"
 workers = settings.WEB_WORKERS
 # More than may wait at once for slow clients (7), large bodies (3), image servers (4), images (8) and S3 (4).
 threads = 30
@@ -35,7 +35,7 @@ keepalive = settings.KEEPALIVE
 # With the files that answers need, below the 1024 that a process may usually have open.
 worker_connections = 800
 forwarder_headers = ""  # or a client could name a SCRIPT_NAME, behind a proxy on this machine
-sendfile = False  # it would pass by wanapi/web.py
+sendfile = False  # it would pass by wanapi/slow_clients.py
 preload_app = True
 timeout = 60
 graceful_timeout = 5

@@ -85,7 +85,7 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
 
 
 def _unreadable(error: UnreadablePostError) -> exceptions.APIException:
-    """By the number that wanapi/web.py gave it."""
+    """By the number that wanapi/slow_clients.py gave it."""
     if error.errno == errno.EBUSY:
         return Unavailable("Too many clients send slowly at the moment; please try again shortly.", 5)
     if error.errno == errno.ETIMEDOUT:
