@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import closing
 from typing import Any
 
@@ -115,21 +114,15 @@ def quick(simulator: Simulator, settings: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 class SameThread:
-    """An executor without threads: another thread would not see what a test's transaction wrote."""
+    """wanapi.within.Threads without threads: another thread would not see what a test's transaction wrote."""
 
-    def submit(self, work: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(work())
-        except Exception as error:
-            future.set_exception(error)
-        return future
+    def within(self, seconds: float, work: Callable[[], Any]) -> Any:
+        return work()
 
 
 @pytest.fixture
 def same_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.operators.metrics._threads", SameThread())
-    monkeypatch.setattr(connection, "close_if_unusable_or_obsolete", lambda: None)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from gunicorn import util
 from prometheus_client import multiprocess
 
 try:
-    from wanapi import settings
+    from wanapi import limits, settings
 except ImproperlyConfigured as error:
     shutil.rmtree(counts)
     sys.exit(f"wanapi: {error}")
@@ -29,8 +29,7 @@ if settings.METRICS_PORT:
     bind.append(f"{settings.HOST}:{settings.METRICS_PORT}")
 worker_class = "wanapi.slow_clients.Worker"
 workers = settings.WEB_WORKERS
-# More than may wait at once for slow clients (7), large bodies (3), image servers (4), images (8) and S3 (4).
-threads = 30
+threads = limits.THREADS
 keepalive = settings.KEEPALIVE
 # With the files that answers need, below the 1024 that a process may usually have open.
 worker_connections = 800

@@ -16,16 +16,19 @@ from typing import Any
 from gunicorn import http
 from gunicorn.workers import gthread
 
-PROMPT = 0.2  # seconds that any client may let a thread wait
-RATE = 65536  # bytes a second by which it earns them anew
-SILENCE = 10.0  # seconds without a byte after which a slow one is given up
-WHOLE = 60.0  # seconds for all waiting in one request
+from wanapi import limits
+
+PROMPT = 0.2  # seconds for which any client may let a thread wait
+RATE = 65536  # bytes a second by which a client that sends or reads gets these seconds back
+SILENCE = 10.0  # seconds without a byte after which a slow client is given up
+WHOLE = 60.0  # seconds of waiting in one request, all together
 LINGER = 2.0  # seconds for the client to close
 UNREAD = 65536  # bytes that it may still send meanwhile
 
-# Threads of one process that wait for slow clients. Who sends half a head has shown no key, and must not take
-# the places of those who send a body.
-_heads, _others = threading.BoundedSemaphore(2), threading.BoundedSemaphore(5)
+# Places for slow clients. Whoever sends half a head has not shown a key, and must not take the places of
+# those who send a body.
+_heads = threading.BoundedSemaphore(limits.SLOW_HEADS)
+_others = threading.BoundedSemaphore(limits.SLOW_CLIENTS)
 
 
 class Worker(gthread.ThreadWorker):
@@ -36,8 +39,8 @@ class Worker(gthread.ThreadWorker):
         self.max_keepalived = self.worker_connections  # murder_pending() makes room
 
     def murder_pending(self) -> None:
-        """At the limit of connections whoever has rested longest makes room, first those who never said
-        anything: so idle connections, which are kept for KEEPALIVE seconds, cost nobody a place."""
+        """At the limit of connections, closes those that have been idle longest, first those that never sent
+        anything. So nobody is turned away for idle connections, which are kept for KEEPALIVE seconds."""
         super().murder_pending()
         while self.nr_conns >= self.worker_connections and (
             resting := self.pending_conns or self.keepalived_conns
@@ -50,7 +53,7 @@ class Worker(gthread.ThreadWorker):
     def handle(self, conn: Any) -> Any:
         if conn.parser is None:
             if not conn.wait_for_data(0):
-                return gthread._DEFER  # to the poller: whoever has sent nothing yet needs no thread
+                return gthread._DEFER  # back to the poller: a client that has sent nothing needs no thread
             conn.sock = Client(conn.sock)
             conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
         conn.sock.begin()
@@ -68,7 +71,12 @@ class Worker(gthread.ThreadWorker):
 
 
 class Client:
-    """A client's socket, as gunicorn uses it."""
+    """A client's socket, as gunicorn uses it.
+
+    A client may let its thread wait for PROMPT seconds without more ado, and gets them back with each byte
+    that it sends or takes. One that needs longer is a slow client: it needs a place of ``slots``, of which
+    there are few, and loses it after SILENCE seconds without a byte, or WHOLE seconds in all.
+    """
 
     def __init__(self, connection: socket.socket):
         self._connection = connection
@@ -76,7 +84,7 @@ class Client:
         self.begin()
 
     def begin(self) -> None:
-        """A new request."""
+        """Starts a new request."""
         self.slots, self.in_body = _heads, False
         self._patience, self._prompt = WHOLE, PROMPT
 
@@ -102,8 +110,8 @@ class Client:
     send = sendall  # what gunicorn sends with it is a "100 Continue", which has to go out whole as well
 
     def linger(self) -> None:
-        """Ends our side and waits for the client's end: if it were cut off while it sends, it could lose the
-        answer. What is left for gunicorn's own graceful close takes no time."""
+        """Closes our side, and waits until the client closes: one that is cut off while it sends could lose
+        the answer. After this gunicorn's own graceful close takes no time."""
         self.slots, self._patience, self._prompt, unread = _heads, LINGER, PROMPT, UNREAD
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR)
@@ -115,7 +123,7 @@ class Client:
         self._prompt = min(self._prompt + count / RATE, PROMPT)
 
     def _wait(self, event: int) -> None:
-        """Until the client has sent something, or has room: first on its own account, then as a slow one."""
+        """Waits until the client has sent something (POLLIN), or takes something (POLLOUT); or OSError."""
         poll = select.poll()
         poll.register(self._connection, event)
         began = time.monotonic()
@@ -134,7 +142,8 @@ class Client:
             self._patience -= time.monotonic() - began
 
     def _late(self, event: int, number: int, message: str) -> OSError:
-        """A view that reads a body can answer (jobs/api/errors.py). At any other place gunicorn drops the
-        connection, and for this number alone it does so without a traceback."""
+        """The error for a client that is given up. While a view reads the body it can answer, by ``number``
+        (jobs/api/errors.py). Everywhere else gunicorn drops the connection, and ECONNRESET is the only number
+        for which it logs no traceback."""
         answerable = self.in_body and event == select.POLLIN
         return OSError(number if answerable else errno.ECONNRESET, message)

@@ -1,12 +1,11 @@
 """The API. Each view: authenticate (by default), validate, act, answer."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, IntegrityError, InterfaceError, connection
+from django.db import Error, IntegrityError
 from django.http import HttpResponse
 from django.utils.cache import patch_cache_control
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -25,6 +24,8 @@ from jobs.models.engine import Engine
 from jobs.models.key import LimitReached
 from jobs.models.tombstone import Tombstone
 from jobs.operators import health, metrics
+from wanapi import limits
+from wanapi.within import Threads
 
 
 class View(APIView):
@@ -39,21 +40,22 @@ class View(APIView):
 class GenerateView(View):
     """POST /generate: accepts a job, once for each Idempotency-Key."""
 
-    LARGE = 1024 * 1024  # bytes of a body; one of 27 MB takes up to ten times its size for a moment
-    _read, _parsed = threading.BoundedSemaphore(3), threading.BoundedSemaphore(2)  # so many at once
+    # Places for large bodies: to be read and answered, and to be taken apart.
+    _large = threading.BoundedSemaphore(limits.LARGE_BODIES)
+    _parsed = threading.BoundedSemaphore(limits.PARSED_BODIES)
 
     @schema.submit
     def post(self, request: Request) -> Response:
-        if int(request.META.get("CONTENT_LENGTH") or 0) <= self.LARGE:
+        if int(request.META.get("CONTENT_LENGTH") or 0) <= limits.LARGE:
             return self._post(request)
-        if not self._read.acquire(blocking=False):
+        if not self._large.acquire(blocking=False):
             raise Busy
         try:
-            _ = request._request.body  # before others wait for us: the client may be slow
+            _ = request._request.body  # read it first: a slow client must not keep the others from _parsed
             with self._parsed:
                 return self._post(request)
         finally:
-            self._read.release()
+            self._large.release()
 
     def _post(self, request: Request) -> Response:
         if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
@@ -155,28 +157,21 @@ class HealthView(View):
     authentication_classes = ()
     permission_classes = ()
     PATIENCE = 2.0  # seconds
-
-    # A database that hangs holds its thread until it comes back, so these are threads of their own.
-    _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="health")
+    _threads = Threads(limits.HEALTH_THREADS, "health")
 
     @schema.health
     def get(self, request: Request) -> Response:
-        looking = self._threads.submit(self._look)
         try:
-            loaded, current = looking.result(timeout=self.PATIENCE)
-        except (DatabaseError, InterfaceError, TimeoutError):
-            looking.cancel()
+            loaded, current = self._threads.within(self.PATIENCE, self._look)
+        except (Error, TimeoutError):  # every error of Postgres: before the migrations its tables are missing
             loaded, current = False, None
         return Response({"status": "ok", "model_loaded": loaded, "current_job": current})
 
     @staticmethod
     def _look() -> tuple[bool, str | None]:
-        try:
-            current = Job.objects.filter(status=Job.Status.PROCESSING).order_by("started_at").first()
-            loaded = not Engine.objects.impossible(settings.WORKFLOW_PRESET)
-            return loaded, str(current.pk) if current else None
-        finally:
-            connection.close_if_unusable_or_obsolete()
+        current = Job.objects.filter(status=Job.Status.PROCESSING).order_by("started_at").first()
+        loaded = not Engine.objects.impossible(settings.WORKFLOW_PRESET)
+        return loaded, str(current.pk) if current else None
 
 
 class LiveView(View):

@@ -15,14 +15,14 @@ import threading
 from pathlib import Path
 
 from jobs.media.decode import REFUSED, TOO_MUCH
+from wanapi import limits
 
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 3  # of CPU for one image; the slowest honest one takes 1
-AT_ONCE = 8  # images that are decoded or wait for it in one web process: each holds a thread
 
-_slots = threading.BoundedSemaphore(AT_ONCE)
+_slots = threading.BoundedSemaphore(limits.IMAGE_DECODES)
 _one_at_a_time = threading.Lock()
 
 

@@ -24,11 +24,11 @@ from urllib3.exceptions import NewConnectionError
 from urllib3.util.connection import create_connection
 
 from jobs.media.images import BadImage, Busy, CannotRead
+from wanapi import limits
 
 logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 3
-AT_ONCE = 4  # fetches of one web process: each holds a thread
 CHUNK = 1 << 16
 PORTS = (None, 80, 443)
 MOST_ADDRESSES = 6  # of one name that are tried
@@ -45,8 +45,10 @@ SENTENCES: dict[type[Exception], str] = {  # for the client; the first whose err
 }
 
 
-_slots = threading.BoundedSemaphore(AT_ONCE)
-_threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")  # the resolver knows no deadline
+_slots = threading.BoundedSemaphore(limits.IMAGE_FETCHES)
+_threads = ThreadPoolExecutor(
+    limits.IMAGE_FETCHES, thread_name_prefix="fetch"
+)  # the resolver knows no deadline
 
 
 def fetch(url: str) -> bytes:

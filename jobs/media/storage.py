@@ -24,14 +24,15 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 
+from wanapi import limits
+
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 4  # requests of one web process that change what S3 holds: each holds a thread
 CHUNK = 1 << 20  # bytes
 REGION_PAUSE = 10.0  # seconds until an S3 that did not tell the bucket's region is asked again
 
 _client_lock = threading.Lock()
-_slots = threading.BoundedSemaphore(AT_ONCE)
+_slots = threading.BoundedSemaphore(limits.STORAGE_CHANGES)
 
 
 class StorageError(Exception):

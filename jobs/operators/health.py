@@ -6,19 +6,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from jobs.media import storage
 from jobs.models.engine import Engine
+from wanapi import limits
+from wanapi.within import Threads
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 4.0  # seconds for all parts together
-KEPT = 2.0  # seconds: it needs no key, and must not become a way to load S3
+KEPT = 2.0  # seconds; the page needs no key, and must not become a way to load S3
 LEAST_SPACE = 512 * 1024 * 1024  # bytes, for uploads and videos on their way
 
 
@@ -32,7 +33,7 @@ def database() -> None:
             cursor.execute("SHOW transaction_read_only")
             if cursor.fetchone()[0] == "on":
                 raise Trouble("Postgres only reads: it is a standby, or was set so.")
-    except (DatabaseError, InterfaceError) as error:
+    except Error as error:  # every error of Postgres: also a server that Django refuses
         logger.warning("not ready: %s", error)
         raise Trouble("Postgres does not answer.") from None
 
@@ -76,44 +77,47 @@ PARTS: dict[str, Callable[[], None]] = {
 }
 Report = dict[str, str | None]  # part -> trouble
 
-_threads = ThreadPoolExecutor(max_workers=len(PARTS), thread_name_prefix="ready")
-_lock = threading.Lock()
-_last: tuple[float, Report] | None = None
+
+class Readiness:
+    """The last report, which holds for KEPT seconds: however many ask, S3 and Postgres are asked once.
+
+    While one caller looks anew, all others get the last report at once. Only before there is a first one do
+    they wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._looking = threading.Lock()
+        self._last: Report = {}
+        self._until = 0.0  # by time.monotonic()
+
+    def report(self) -> Report:
+        if self._looking.acquire(blocking=not self._last):
+            try:
+                if time.monotonic() > self._until:
+                    self._last = look()
+                    self._until = time.monotonic() + KEPT  # counted from the end of a look that took long
+            finally:
+                self._looking.release()
+        return self._last
 
 
-def report() -> Report:
-    """What is wrong with each part, or None; not asked anew within KEPT seconds, nor while somebody asks."""
-    global _last
-    if not _lock.acquire(blocking=_last is None):
-        return _last[1]  # type: ignore[index]  # it is never taken away again
+report = Readiness().report
+_threads = Threads(limits.READY_THREADS, "ready")
+
+
+def look() -> Report:
+    """What is wrong with each part, or None. All at once, so that one that hangs does not hide the others."""
+    looks = {name: _threads.begin(PATIENCE, check) for name, check in PARTS.items()}
+    return {name: _trouble(result) for name, result in looks.items()}
+
+
+def _trouble(result: Callable[[], None]) -> str | None:
     try:
-        if _last is None or time.monotonic() - _last[0] > KEPT:
-            found = _look()  # its own time does not count, or those who wait would all look again
-            _last = time.monotonic(), found
-        return _last[1]
-    finally:
-        _lock.release()
-
-
-def _look() -> Report:
-    """All parts at once, in threads of their own: one that hangs must not hide the others."""
-    looks = {name: _threads.submit(_trouble, check) for name, check in PARTS.items()}
-    wait(looks.values(), timeout=PATIENCE)
-    for look in looks.values():
-        look.cancel()
-    late = "There was no answer in time."
-    return {
-        name: look.result() if look.done() and not look.cancelled() else late for name, look in looks.items()
-    }
-
-
-def _trouble(check: Callable[[], None]) -> str | None:
-    try:
-        check()
+        result()
     except Trouble as trouble:
         return str(trouble)
-    except (DatabaseError, InterfaceError):  # of the other parts that ask it
+    except Error:  # of another part than ``database``: also that a table is missing
         return "Postgres does not answer."
-    finally:
-        connection.close_if_unusable_or_obsolete()
+    except TimeoutError:
+        return "There was no answer in time."
     return None

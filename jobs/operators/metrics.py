@@ -3,9 +3,8 @@
 import logging
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import Error
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
@@ -16,6 +15,8 @@ from jobs.models.engine import Engine
 from jobs.models.event import REASONS, Event
 from jobs.models.metric import BUCKETS, Metric
 from jobs.operators import statistics
+from wanapi import limits
+from wanapi.within import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +35,15 @@ HISTOGRAMS = {
 
 
 PATIENCE = 5.0  # seconds: Prometheus itself gives up after ten
-
-# A database that hangs holds its thread until it comes back, so these are threads of their own.
-_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="metrics")
+_threads = Threads(limits.METRICS_THREADS, "metrics")
 
 
 def metrics() -> bytes:
-    """What Postgres tells, if it does so in time, and what this web instance counted."""
-    asking = _threads.submit(_shared)
+    """In Prometheus' text format: what Postgres tells, if it does so in time, and what this web instance
+    counted."""
     try:
-        shared = asking.result(timeout=PATIENCE)
-    except (TimeoutError, DatabaseError, InterfaceError) as error:
-        asking.cancel()
+        shared = _threads.within(PATIENCE, _shared)
+    except (Error, TimeoutError) as error:  # also that tables are missing, before the migrations
         logger.warning("metrics: %s", str(error) or "Postgres does not answer in time")
         shared = []
     up = GaugeMetricFamily("wanapi_database_up", "Whether Postgres answered.", value=bool(shared))
@@ -64,10 +62,7 @@ class Families(Collector):
 
 def _shared() -> list[Family]:
     """The same whichever web instance is asked: take the largest and not the sum over instances."""
-    try:
-        return [*_now(), *_engines(), *_counted()]
-    finally:
-        connection.close_if_unusable_or_obsolete()
+    return [*_now(), *_engines(), *_counted()]
 
 
 def _own() -> CollectorRegistry:

@@ -16,9 +16,10 @@ from urllib.parse import quote, unquote
 import pytest
 
 from jobs.media.images import BadImage, CannotRead
-from jobs.media.public import AT_ONCE, NOT_PUBLIC, _is_public, fetch
+from jobs.media.public import NOT_PUBLIC, _is_public, fetch
 from jobs.models import Job
 from tests.factories import eventually, picture
+from wanapi.limits import IMAGE_FETCHES
 
 
 class Server(ThreadingHTTPServer):
@@ -300,10 +301,10 @@ def test_only_so_many_are_fetched_at_once_and_the_rest_are_told_quickly(api, own
     settings.IMAGE_URL_TIMEOUT = 2
     own.connections = 0
     body = {"prompt": "A cat", "image_url": f"{own.url}/silence"}
-    threads = [threading.Thread(target=refused, args=(body["image_url"],)) for _ in range(AT_ONCE)]
+    threads = [threading.Thread(target=refused, args=(body["image_url"],)) for _ in range(IMAGE_FETCHES)]
     for thread in threads:
         thread.start()
-    eventually(lambda: own.connections == AT_ONCE)
+    eventually(lambda: own.connections == IMAGE_FETCHES)
 
     answer = api.post("/generate", body, content_type="application/json")
 
@@ -319,7 +320,7 @@ def test_a_machine_that_starts_no_threads_keeps_its_slots(own, monkeypatch, capl
 
     with monkeypatch.context() as patch:
         patch.setattr("jobs.media.public._threads.submit", submit)
-        for _ in range(AT_ONCE + 1):
+        for _ in range(IMAGE_FETCHES + 1):
             with pytest.raises(CannotRead):
                 fetch(f"{own.url}/image")
 

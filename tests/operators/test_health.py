@@ -1,8 +1,10 @@
 """GET /health: the truth about the model and the current job, and an answer whatever Postgres does."""
 
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 from django.db import connection, transaction
@@ -10,7 +12,9 @@ from django.db.models.functions import Now
 
 from jobs.api.views import HealthView
 from jobs.models.engine import Engine, seconds
+from jobs.operators import health
 from tests.factories import make_job
+from wanapi.within import Threads
 
 pytestmark = pytest.mark.django_db(transaction=True)  # the view looks from a thread of its own
 
@@ -21,12 +25,12 @@ NOTHING_KNOWN = {"status": "ok", "model_loaded": False, "current_job": None}
 def database(monkeypatch):
     """The settings of its connections, for a test to spoil; the view's threads leave none open."""
     monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", 0)
-    with ThreadPoolExecutor(max_workers=2) as threads:
+    with Threads(2) as threads:
         monkeypatch.setattr(HealthView, "_threads", threads)
         yield connection.settings_dict
 
 
-def health(client):
+def ask(client):
     began = time.monotonic()
     answer = client.get("/health")
     assert (answer.status_code, time.monotonic() - began < 3) == (200, True)
@@ -34,7 +38,7 @@ def health(client):
 
 
 def test_it_needs_no_key_and_has_exactly_the_fields_of_the_reference(client):
-    assert health(client) == {"status": "ok", "model_loaded": False, "current_job": None}
+    assert ask(client) == {"status": "ok", "model_loaded": False, "current_job": None}
 
 
 def test_a_wrong_key_does_no_harm(client):
@@ -43,44 +47,44 @@ def test_a_wrong_key_does_no_harm(client):
 
 class TestModelLoaded:
     def test_with_an_engine_that_answers_and_lacks_nothing(self, client, engine):
-        assert health(client)["model_loaded"] is True
+        assert ask(client)["model_loaded"] is True
 
     def test_not_when_its_last_report_is_older_than_30_seconds(self, client, engine):
         Engine.objects.update(seen_at=Now() - seconds(31))
 
-        assert health(client)["model_loaded"] is False
+        assert ask(client)["model_loaded"] is False
 
     def test_still_when_it_reported_a_moment_less_ago(self, client, engine):
         Engine.objects.update(seen_at=Now() - seconds(25))
 
-        assert health(client)["model_loaded"] is True
+        assert ask(client)["model_loaded"] is True
 
     def test_not_when_a_model_file_is_missing(self, client, engine):
         engine.report(version="test", runs=["fast/text-to-video"], lacks=["vae/x.safetensors"])
 
-        assert health(client)["model_loaded"] is False
+        assert ask(client)["model_loaded"] is False
 
     def test_not_when_its_comfyui_stopped_answering(self, client, engine):
         engine.report_unreachable()
 
-        assert health(client)["model_loaded"] is False
+        assert ask(client)["model_loaded"] is False
 
     def test_not_when_its_worker_left(self, client, engine):
         engine.release()
 
-        assert health(client)["model_loaded"] is False
+        assert ask(client)["model_loaded"] is False
 
     def test_one_good_engine_of_two_is_enough(self, client, engine):
         Engine.objects.create(name="other", url="http://other")
 
-        assert health(client)["model_loaded"] is True
+        assert ask(client)["model_loaded"] is True
 
     def test_two_that_can_run_one_kind_each_are_enough(self, client, engine):
         engine.report(version="test", runs=["fast/text-to-video"], lacks=["vae/x.safetensors"])
         other = Engine.objects.hold(name="other", url="http://other", worker="other")
         other.report(version="test", runs=["fast/image-to-video"], lacks=["vae/y.safetensors"])
 
-        assert health(client)["model_loaded"] is True
+        assert ask(client)["model_loaded"] is True
 
 
 class TestCurrentJob:
@@ -89,47 +93,47 @@ class TestCurrentJob:
         oldest = make_job(status="processing", started_at=Now() - seconds(60))
         make_job(status="processing")
 
-        assert health(client)["current_job"] == str(oldest.pk)
+        assert ask(client)["current_job"] == str(oldest.pk)
 
     def test_a_job_that_only_waits_or_is_finished_is_none(self, client):
         make_job(lease_until=Now() + seconds(30))
         make_job(status="completed")
         make_job(status="failed")
 
-        assert health(client)["current_job"] is None
+        assert ask(client)["current_job"] is None
 
 
 class TestWithoutPostgres:
     def test_nothing_listens(self, client, engine, database, monkeypatch):
         monkeypatch.setitem(database, "PORT", "1")
 
-        assert health(client) == NOTHING_KNOWN
+        assert ask(client) == NOTHING_KNOWN
 
     def test_it_accepts_and_never_answers(self, client, engine, database, monkeypatch):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             monkeypatch.setitem(database, "PORT", str(listener.getsockname()[1]))
 
-            assert health(client) == NOTHING_KNOWN
+            assert ask(client) == NOTHING_KNOWN
 
     def test_it_hangs_in_the_middle_of_a_query(self, client, engine):
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("LOCK TABLE jobs_job")
 
-            assert health(client) == NOTHING_KNOWN
+            assert ask(client) == NOTHING_KNOWN
 
     def test_many_questions_while_it_hangs_and_the_truth_afterwards(self, client, engine, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(HealthView, "PATIENCE", 0.1)
             with transaction.atomic(), connection.cursor() as cursor:
                 cursor.execute("LOCK TABLE jobs_job")
-                answers = [health(client) for _ in range(5)]
+                answers = [ask(client) for _ in range(5)]
 
         assert answers == [NOTHING_KNOWN] * 5
-        assert health(client)["model_loaded"] is True
+        assert ask(client)["model_loaded"] is True
 
 
 def test_live_asks_nobody(client, monkeypatch):
-    monkeypatch.setattr("jobs.operators.health._look", lambda: 1 / 0)
+    monkeypatch.setattr(health, "look", lambda: 1 / 0)
 
     assert client.get("/health/live").json() == {"status": "ok"}
 
@@ -137,9 +141,9 @@ def test_live_asks_nobody(client, monkeypatch):
 class TestReady:
     @pytest.fixture(autouse=True)
     def fresh(self, monkeypatch):
-        monkeypatch.setattr("jobs.operators.health._last", None)
-        with ThreadPoolExecutor(max_workers=5) as threads:
-            monkeypatch.setattr("jobs.operators.health._threads", threads)
+        monkeypatch.setattr(health, "report", health.Readiness().report)
+        with Threads(5) as threads:
+            monkeypatch.setattr(health, "_threads", threads)
             yield
 
     def ready(self, client):
@@ -205,9 +209,59 @@ class TestReady:
 
     def test_is_not_asked_anew_for_a_moment(self, client, engine, monkeypatch):
         assert self.ready(client) == {}
-        monkeypatch.setattr("jobs.operators.health._look", lambda: 1 / 0)
+        monkeypatch.setattr(health, "look", lambda: 1 / 0)
 
         assert self.ready(client) == {}
+
+    def test_many_who_ask_first_look_once_and_wait_for_it(self, monkeypatch):
+        looks = self.looks(monkeypatch)
+
+        with ThreadPoolExecutor(8) as callers:
+            answers = [callers.submit(health.report) for _ in range(8)]
+            looks.end.set()
+
+        assert [answer.result() for answer in answers] == [{"look": "1"}] * 8
+
+    def test_while_one_looks_anew_all_others_get_the_last_report(self, monkeypatch):
+        monkeypatch.setattr(health, "KEPT", -1.0)
+        looks = self.looks(monkeypatch)
+        looks.end.set()
+        assert health.report() == {"look": "1"}
+        looks.end.clear()
+
+        with ThreadPoolExecutor(1) as caller:
+            anew = caller.submit(health.report)
+            looks.begun.acquire(timeout=10)
+            assert health.report() == {"look": "1"}
+            looks.end.set()
+
+        assert anew.result() == {"look": "2"}
+
+    def looks(self, monkeypatch):
+        """Instead of the parts: each look tells which it is, and lasts until ``end`` is set."""
+        looks = Mock(end=threading.Event(), begun=threading.Semaphore(0), count=0)
+
+        def look():
+            looks.count += 1
+            number = looks.count
+            if number > 1:
+                looks.begun.release()
+            assert looks.end.wait(10)
+            return {"look": str(number)}
+
+        monkeypatch.setattr(health, "look", look)
+        return looks
+
+    def test_a_part_that_hangs_does_not_hide_the_others(self, client, monkeypatch):
+        ended = threading.Event()
+        monkeypatch.setattr(health, "PATIENCE", 0.5)
+        monkeypatch.setitem(health.PARTS, "storage", ended.wait)
+
+        troubles = self.ready(client)
+        ended.set()
+
+        assert troubles["storage"] == "There was no answer in time."
+        assert troubles["engines"].startswith("No engine can render")
 
 
 class TestWhateverTheHost:

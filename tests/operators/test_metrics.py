@@ -4,7 +4,6 @@ import json
 import logging
 import logging.config
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.db import connection
@@ -21,6 +20,7 @@ from jobs.workers.watch import EngineWatch
 from tests.factories import make_job
 from tests.stack import KEY, SIMULATOR_URL
 from wanapi import logs
+from wanapi.within import Threads
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("same_thread")]
 
@@ -167,7 +167,7 @@ def test_without_postgres_the_rest_is_told(scrape, monkeypatch):
 def test_a_postgres_that_hangs_is_told_in_time(scrape, monkeypatch):
     ended = threading.Event()
     monkeypatch.setattr("jobs.operators.metrics.PATIENCE", 0.1)
-    monkeypatch.setattr("jobs.operators.metrics._threads", threads := ThreadPoolExecutor(1))
+    monkeypatch.setattr("jobs.operators.metrics._threads", threads := Threads(1))
     monkeypatch.setattr("jobs.operators.metrics._shared", ended.wait)
 
     assert scrape()[("wanapi_database_up",)] == 0

@@ -16,6 +16,7 @@ from jobs.models.job import PUBLISH
 from jobs.workers.retention import DAY, purge_old
 from tests.factories import make_job
 from tests.stack import S3_URL
+from wanapi import limits
 
 pytestmark = pytest.mark.django_db
 
@@ -69,7 +70,7 @@ class TestDelete:
     def test_an_s3_that_hangs_holds_few_threads(self, api, s3):
         job = finished(s3)
         with ExitStack() as slots:
-            for _ in range(storage.AT_ONCE):
+            for _ in range(limits.STORAGE_CHANGES):
                 slots.enter_context(storage.slot())
 
             assert api.delete(f"/jobs/{job.pk}").status_code == 503

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 
+import gunicorn as package
 import pytest
 
 from local.parts import ROOT, free_port
@@ -131,6 +132,11 @@ def test_the_port_for_metrics_answers_by_any_name_and_the_other_one_does_not(por
     assert status(metrics, "/metrics", "10.0.3.17:9000") == 200
     assert status(metrics, "/jobs", "10.0.3.17:9000") == 400
     assert status(port, "/metrics", "10.0.3.17:8000") == 400
+
+
+def test_the_worker_was_written_for_this_gunicorn():
+    """wanapi/slow_clients.py builds on gunicorn's inner parts: compare them before this number changes."""
+    assert package.__version__ == "27.0.1"
 
 
 def test_no_client_moves_the_addresses_below_a_path(ports):
