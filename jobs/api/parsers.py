@@ -9,19 +9,20 @@ from rest_framework.parsers import JSONParser
 
 
 class AlwaysJSON(DefaultContentNegotiation):
-    """Whatever the client accepts: an error of negotiation would come before authentication."""
+    """Answers in JSON, whatever the client's Accept says: otherwise a 406 would come before the 401."""
 
     def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:
         return renderers[0], renderers[0].media_type
 
 
-# Each makes a Python object of maybe 60 bytes. A prompt may hold 10,000 of them.
+# Each of these can make a Python object of some 60 bytes. An honest prompt may hold 10,000 such characters.
 STRUCTURE = (b"[", b"{", b",", b":")
 MAX_STRUCTURE = 30_000
 
 
 class StrictJSONParser(JSONParser):
-    """An object, in plain UTF-8 whatever the header says, not nested beyond reason, each name once."""
+    """One object in UTF-8, whatever charset the header names: not nested too deeply, and each name only once
+    in an object. Raises ParseError, or UnsupportedMediaType for a body that is compressed."""
 
     def parse(self, stream: IO[bytes], media_type: Any = None, parser_context: Any = None) -> dict[str, Any]:
         encoding = parser_context["request"].headers.get("Content-Encoding", "identity")
@@ -32,7 +33,9 @@ class StrictJSONParser(JSONParser):
             if sum(map(body.count, STRUCTURE)) > MAX_STRUCTURE:
                 raise ParseError("The JSON has too many parts.")
             # PowerShell and .NET like to put a byte order mark before it.
-            data = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_refuse)
+            data = json.loads(
+                body.decode("utf-8-sig"), object_pairs_hook=_single_values, parse_constant=_refuse
+            )
         except RecursionError:
             raise ParseError("The JSON is nested too deeply.") from None
         except ValueError:
@@ -44,8 +47,8 @@ class StrictJSONParser(JSONParser):
         return data
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a name that comes twice nobody can say which value was meant."""
+def _single_values(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A name that is given twice is refused: no value can be preferred."""
     data = dict(pairs)
     if len(data) < len(pairs):
         raise ParseError("The JSON has a name twice in one object.")
@@ -53,4 +56,4 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")

@@ -5,7 +5,7 @@ from typing import Any
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 
-from jobs.api import requests
+from jobs.api import answers, requests
 
 ERRORS = {
     400: "The body, the query or the image cannot be used; the sentence says why.",
@@ -57,7 +57,7 @@ def submit(view: Any) -> Any:
         description="Text-to-video, or image-to-video if an image is given. `image_base64` takes precedence.",
         parameters=[IDEMPOTENCY_KEY, RETRY_AFTER],
         request=requests.GenerateRequest,
-        responses=_answers(requests.Submitted, 400, 401, 408, 411, 413, 415, 422, 429, 503),
+        responses=_answers(answers.Submitted, 400, 401, 408, 411, 413, 415, 422, 429, 503),
         examples=[
             _asked("Text-to-video", {"prompt": _CAT}),
             _asked(
@@ -75,7 +75,7 @@ def status(view: Any) -> Any:
         summary="Check a job's status",
         description="The `video_url` expires after an hour (a setting); each call gives a fresh one.",
         parameters=[JOB_ID],
-        responses=_answers(requests.JobStatus, 401, 404, 503),
+        responses=_answers(answers.JobStatus, 401, 404, 503),
         examples=[
             _answered("Completed", {"job_id": _ID, "status": "completed", "video_url": _LINK, "error": None})
         ],
@@ -88,7 +88,7 @@ def list_jobs(view: Any) -> Any:
         summary="List jobs, newest first",
         description="Those that the key may see.",
         parameters=[requests.JobsQuery],
-        responses=_answers(requests.ListedJob(many=True), 400, 401, 414, 503),
+        responses=_answers(answers.ListedJob(many=True), 400, 401, 414, 503),
         examples=[
             _answered(
                 "One job",
@@ -111,7 +111,7 @@ def job(view: Any) -> Any:
         summary="Everything about one job",
         description="Its stage, progress and times; here a cancelled job is `cancelled`.",
         parameters=[JOB_ID],
-        responses=_answers(requests.WholeJob, 401, 404, 503),
+        responses=_answers(answers.WholeJob, 401, 404, 503),
     )(view)
 
 
@@ -132,7 +132,7 @@ def cancel(view: Any) -> Any:
         description="One that is queued or processing. `/status` and `/jobs` show it as `failed`.",
         parameters=[JOB_ID],
         request=None,
-        responses=_answers(requests.WholeJob, 401, 404, 409, 503),
+        responses=_answers(answers.WholeJob, 401, 404, 409, 503),
     )(view)
 
 
@@ -142,7 +142,7 @@ def health(view: Any) -> Any:
         summary="Check if the server is running and the model is loaded",
         description="Needs no key, and answers within seconds also when the database does not.",
         auth=[],
-        responses={200: requests.Health},
+        responses={200: answers.Health},
         examples=[_answered("Idle", {"status": "ok", "model_loaded": True, "current_job": None})],
     )(view)
 
@@ -153,7 +153,7 @@ def live(view: Any) -> Any:
         summary="Whether the process answers",
         description="Needs no key.",
         auth=[],
-        responses={200: requests.Live},
+        responses={200: answers.Live},
     )(view)
 
 
@@ -163,7 +163,7 @@ def ready(view: Any) -> Any:
         summary="Whether a job could be accepted and rendered now",
         description="By part: null, or a sentence. Needs no key.",
         auth=[],
-        responses={200: requests.Ready, 503: requests.Ready},
+        responses={200: answers.Ready, 503: answers.Ready},
     )(view)
 
 
@@ -181,7 +181,7 @@ def _answers(success: Any, *errors: int) -> dict[int, Any]:
 
 
 def _errors(*statuses: int) -> dict[int, OpenApiResponse]:
-    return {status: OpenApiResponse(requests.Error, ERRORS[status]) for status in statuses}
+    return {status: OpenApiResponse(answers.Error, ERRORS[status]) for status in statuses}
 
 
 def _asked(name: str, value: Any) -> OpenApiExample:

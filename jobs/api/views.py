@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from jobs.api import requests, schema
+from jobs.api import answers, requests, schema
 from jobs.api.authentication import client
 from jobs.api.errors import Conflict, KeyReused, LengthRequired
 from jobs.media import storage
@@ -89,13 +89,13 @@ class GenerateView(View):
             if earlier is None:
                 raise
             return self._replay(earlier, sha256)
-        return Response(requests.Submitted(job).data)
+        return Response(answers.Submitted(job).data)
 
     @staticmethod
     def _replay(earlier: Job, sha256: str) -> Response:
         if earlier.request_sha256 != sha256:
             raise KeyReused
-        return Response(requests.Submitted(earlier).data)
+        return Response(answers.Submitted(earlier).data)
 
 
 class StatusView(View):
@@ -103,7 +103,7 @@ class StatusView(View):
 
     @schema.status
     def get(self, request: Request, job_id: str) -> Response:
-        return Response(requests.JobStatus(find(request, job_id)).data)
+        return Response(answers.JobStatus(find(request, job_id)).data)
 
 
 class JobView(View):
@@ -111,7 +111,7 @@ class JobView(View):
 
     @schema.job
     def get(self, request: Request, job_id: str) -> Response:
-        return Response(requests.WholeJob(find(request, job_id)).data)
+        return Response(answers.WholeJob(find(request, job_id)).data)
 
     @schema.delete
     def delete(self, request: Request, job_id: str) -> Response:
@@ -134,7 +134,7 @@ class CancelView(View):
             job.refresh_from_db()
             raise Conflict(f"The job is finished ({job.status}) and cannot be cancelled.")
         job.refresh_from_db()
-        return Response(requests.WholeJob(job).data)
+        return Response(answers.WholeJob(job).data)
 
 
 class JobsView(View):
@@ -142,13 +142,13 @@ class JobsView(View):
 
     @schema.list_jobs
     def get(self, request: Request) -> Response:
-        query = requests.JobsQuery(data=requests.once(request.query_params))
+        query = requests.JobsQuery(data=requests.single_values(request.query_params))
         query.is_valid(raise_exception=True)
         jobs = client(request).jobs.order_by("-created_at", "-id")
         if "status" in query.validated_data:
-            jobs = jobs.filter(status__in=requests.SHOWN_AS[query.validated_data["status"]])
+            jobs = jobs.filter(status__in=answers.SHOWN_AS[query.validated_data["status"]])
         jobs = jobs[: query.validated_data["limit"]]
-        return Response(requests.ListedJob(jobs, many=True).data)
+        return Response(answers.ListedJob(jobs, many=True).data)
 
 
 class HealthView(View):

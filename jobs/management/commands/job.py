@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.forms.models import model_to_dict
 
-from jobs.api.requests import timestamp
+from jobs.api.answers import timestamp
 from jobs.media import storage
 from jobs.models import Event, Job
 
