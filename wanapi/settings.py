@@ -5,33 +5,24 @@ A value that cannot work stops the start with a sentence that names it.
 """
 
 import os
-import re
 import socket
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import dj_database_url
 from corsheaders.defaults import default_headers
 from django.core.exceptions import ImproperlyConfigured
 from dotenv import dotenv_values
-from environs import FileAwareEnv
-from psycopg.pq import Conninfo
 
 from comfy.workflow import PRESETS
 from wanapi import logs, values
+from wanapi.environment import check_keys_of_aws, flag, listed, number, read, required, text
 from wanapi.proxies import spare_loopback
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = FileAwareEnv()
 spare_loopback()
 DAY = 24 * 3600  # seconds
-SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-# Options of DATABASE_URL beside those of libpq.
-OF_DJANGO = {"assume_role", "isolation_level", "pool", "prepare_threshold", "server_side_binding"}
-AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 OF_ONE_GPU = ("ENGINE_NAME", "COMFYUI_INPUT_DIR", "COMFYUI_OUTPUT_DIR", "WARM_UP")
 
 # While `make serve` runs, it leaves its addresses here for `manage.py` in the same checkout.
@@ -41,102 +32,6 @@ if not {"DATABASE_URL", "DATABASE_URL_FILE"} & os.environ.keys():
         served = {name: value for name, value in served.items() if name not in OF_ONE_GPU}
     for name, value in served.items():  # into os.environ, where boto3 looks for its keys
         os.environ.setdefault(name, value or "")
-
-
-def text(name: str) -> str:
-    """Of the variable, or of the file that NAME_FILE names; "" if neither is set."""
-    path = os.environ.get(f"{name}_FILE", "").strip()
-    try:
-        given = str(env.str(name, "")).strip()
-    except (OSError, ValueError):
-        raise ImproperlyConfigured(
-            f"{name}_FILE must name a text file that can be read, not {path!r}."
-        ) from None
-    if path and not given:
-        raise ImproperlyConfigured(f"{name}_FILE names an empty file: {path!r}.")
-    if path and os.environ.get(name, "").strip() not in ("", given):
-        raise ImproperlyConfigured(f"{name} and {name}_FILE say different things; set one of them.")
-    return given
-
-
-def read(name: str, parse: values.Parse, default: str = "") -> Any:
-    """A variable that is set to nothing counts as not set; "" as a default means that there is no value."""
-    given = text(name) or default
-    try:
-        return parse(given) if given else ""
-    except ValueError as error:
-        raise ImproperlyConfigured(f"{name} {error}.") from None
-
-
-def required(name: str, what: str, parse: values.Parse) -> Any:
-    value = read(name, parse)
-    if not value:
-        raise ImproperlyConfigured(f"{name} is not set: {what}.")
-    return value
-
-
-def number(name: str, default: int, least: int, most: int) -> int:
-    return int(read(name, values.number(least, most), str(default)))
-
-
-def flag(name: str, default: str) -> bool:
-    return bool(read(name, values.flag, default))
-
-
-def listed(name: str, parse: values.Parse, default: str = "") -> list[Any]:
-    return read(name, values.listed(parse), default) or []
-
-
-def database(url: str) -> dict[str, Any]:
-    """Of DATABASE_URL. It holds a password, so no sentence quotes it."""
-    try:
-        if not re.fullmatch("[!-~]+", url):
-            raise ValueError
-        config: dict[str, Any] = dict(dj_database_url.parse(url, conn_max_age=600, conn_health_checks=True))
-    except ValueError:  # also of an unknown scheme
-        raise ValueError(
-            "must be postgresql://user:password@host:5432/name (in the password write %40 for @, %2F for /)"
-        ) from None
-    if config["ENGINE"] != "django.db.backends.postgresql":
-        raise ValueError("must name a PostgreSQL database: the queue needs its row locks")
-    options = config.get("OPTIONS", {})
-    if not (config["NAME"] or "service" in options) or len(config["NAME"]) > 63:
-        raise ValueError("must end with the name of the database, of 63 characters at most")
-    known = {option.keyword.decode() for option in Conninfo.get_defaults()} | OF_DJANGO
-    if set(options) - known:
-        raise ValueError("has an option behind its ? that Postgres does not know")
-    if options.get("sslmode", "prefer") not in SSL_MODES:
-        raise ValueError(f"must have one of {', '.join(SSL_MODES)} as its sslmode")
-    # A database that is cut off must not hang its clients: 5 s to connect, 10 s until a dead link is noticed.
-    patience = {
-        "connect_timeout": 5,
-        "tcp_user_timeout": 10_000,
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-    }
-    config["OPTIONS"] = patience | options
-    config["ENGINE"] = "wanapi.postgres"  # the same, with DATABASE_TIMEOUT
-    # A pooler in transaction mode (PgBouncer) loses a cursor between two of its reads.
-    config["DISABLE_SERVER_SIDE_CURSORS"] = True
-    return config
-
-
-def check_keys_of_aws() -> None:
-    """boto3 reads them itself, and says only at the first request what is wrong with them."""
-    keys = {name: os.environ[name] for name in AWS_KEYS if os.environ.get(name)}
-    if len(keys) == 1:
-        raise ImproperlyConfigured(
-            f"{' and '.join(AWS_KEYS)} belong together: {keys.popitem()[0]} is set alone."
-        )
-    for name, value in keys.items():
-        if not re.fullmatch("[!-~]+", value):
-            raise ImproperlyConfigured(f"{name} must be ASCII without spaces and line breaks.")
-    region = os.environ.get("AWS_DEFAULT_REGION", "")
-    if region and not re.fullmatch(values.REGION, region):
-        raise ImproperlyConfigured(
-            f"AWS_DEFAULT_REGION must be as eu-central-1, not {values.quoted(region)}."
-        )
-
 
 API_KEY = required("API_KEY", "choose the key that clients send as X-API-Key", values.key)
 SECRET_KEY = required(
@@ -149,7 +44,7 @@ BEHIND_TLS_PROXY = flag("BEHIND_TLS_PROXY", "false")
 PROXY_ENTRIES = number("PROXY_ENTRIES", 1, 1, 10)
 DATABASES = {
     "default": required(
-        "DATABASE_URL", "give it a PostgreSQL URL, postgresql://user:password@host:5432/name", database
+        "DATABASE_URL", "give it a PostgreSQL URL, postgresql://user:password@host:5432/name", values.database
     )
 }
 DATABASE_TIMEOUT = number("DATABASE_TIMEOUT", 15, 1, DAY)

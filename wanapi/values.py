@@ -1,10 +1,15 @@
-"""What the text of a setting may be: each function gives the value, or a ValueError says what is right."""
+"""What the text of a setting may be. Each function gives the value, or raises ValueError with the end of a
+sentence that begins with the setting's name: "must be ...".
+"""
 
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
+
+import dj_database_url
+from psycopg.pq import Conninfo
 
 HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*", re.IGNORECASE | re.ASCII)
 SERVER_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE | re.ASCII)
@@ -13,16 +18,20 @@ REGION = re.compile(r"(?![0-9]+\Z)(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 FLAGS = {"true": True, "yes": True, "on": True, "1": True, "t": True, "y": True}
 FLAGS |= {"false": False, "no": False, "off": False, "0": False, "f": False, "n": False}
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+# Options of DATABASE_URL beside those of libpq.
+OF_DJANGO = {"assume_role", "isolation_level", "pool", "prepare_threshold", "server_side_binding"}
 Parse = Callable[[str], Any]
 
 
 def quoted(text: str) -> str:
-    """For a sentence: not at length, and nothing of a user name and password."""
+    """The text for a sentence: at most 100 characters, and no user name and password."""
     return repr(re.sub(r"^.*@", "***@", text, flags=re.DOTALL)[:100])
 
 
 def number(least: int, most: int) -> Parse:
-    """In plain digits. What is larger would overflow later, in a clock, in Postgres or in a socket."""
+    """A number in plain digits. The bounds keep out what would overflow later, in a clock, in Postgres or in
+    a socket."""
 
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,15}", text, re.ASCII) or not least <= int(text) <= most:
@@ -60,7 +69,7 @@ def name(text: str) -> str:
 
 
 def key(text: str) -> str:
-    """What can be sent in an HTTP header as it is."""
+    """A text that can be sent in an HTTP header as it is."""
     if not re.fullmatch("[!-~]{1,1024}", text):
         raise ValueError(
             "must be ASCII, 1024 characters at most, without spaces and line breaks: "
@@ -76,7 +85,7 @@ def bucket(text: str) -> str:
 
 
 def folder(text: str) -> str:
-    """Of a bucket, with the slash at its end."""
+    """A folder of the bucket, with a slash at its end."""
     if not re.fullmatch(r"(?=.{1,200}\Z)[\w-][\w.-]*(/[\w-][\w.-]*)*/?", text, re.ASCII):
         raise ValueError(
             "must be a folder of the bucket, as wanapi or videos/wanapi, of letters, digits, _, - and dots, "
@@ -86,7 +95,7 @@ def folder(text: str) -> str:
 
 
 def listed(parse: Parse) -> Parse:
-    """Separated by commas. Spaces around an entry, and empty entries, are nobody's intention."""
+    """A list with commas between its entries. Spaces around an entry, and empty entries, are left out."""
     return lambda text: [parse(entry.strip()) for entry in text.split(",") if entry.strip()]
 
 
@@ -95,7 +104,7 @@ def is_ipv6(text: str) -> bool:
 
 
 def is_server(text: str, names: re.Pattern[str] = SERVER_NAME) -> bool:
-    """A name or an IPv4 address; what ends in digits alone is no name."""
+    """Whether it is a host name or an IPv4 address; no name has a number as its last part."""
     if text.rstrip(".").rpartition(".")[2].isdigit():
         return _is_a(IPv4Address, text)
     return bool(names.fullmatch(text))
@@ -114,7 +123,7 @@ def _bracketed(text: str) -> bool:
 
 
 def allowed_host(text: str) -> str:
-    """As Django compares them with the Host: a name, ``.name`` with all below it, an address, ``*``."""
+    """As Django compares it with the Host header: a name, ``.name`` with all below it, an address, ``*``."""
     if _bracketed(text):
         return f"[{IPv6Address(text[1:-1])}]"
     if text != "*" and not is_server(text.removeprefix("."), HOST_NAME):
@@ -136,8 +145,8 @@ def listen_address(text: str) -> str:
 
 
 def _parts(text: str) -> SplitResult | None:
-    """Of an http or https URL without query and fragment; None if it is none. ``urlsplit`` alone would drop
-    line breaks, and takes any text for a host."""
+    """The parts of an http or https URL without query and fragment; None for any other text. ``urlsplit``
+    alone would drop line breaks, and take any text for a host."""
     if not re.fullmatch(r"[!-~]+", text) or re.search(r"[?#\\]", text):
         return None
     try:
@@ -150,7 +159,7 @@ def _parts(text: str) -> SplitResult | None:
 
 
 def url(text: str) -> str:
-    """Without the slash at its end."""
+    """An http or https URL; a slash at its end is left out."""
     parts = _parts(text)
     if parts is None or "@" in parts.netloc:
         raise ValueError(
@@ -171,7 +180,7 @@ def comfyui_url(text: str) -> str:
 
 
 def origin(text: str) -> str:
-    """As browsers send it: in small letters, without the usual port, and without a slash at the end."""
+    """As browsers send it: in small letters, without the usual port, and without a slash at its end."""
     parts = _parts(text)
     if parts is None or "@" in parts.netloc or parts.path not in ("", "/"):
         raise ValueError(
@@ -213,3 +222,37 @@ def image_store(text: str) -> Any:
             f"or 10.0.0.0/8:80, not {quoted(text)}"
         ) from None
     return f"{host}:{valid_port}"
+
+
+def database(url: str) -> dict[str, Any]:
+    """Django's settings for DATABASE_URL. It holds a password, so no sentence quotes it."""
+    try:
+        if not re.fullmatch("[!-~]+", url):
+            raise ValueError
+        config: dict[str, Any] = dict(dj_database_url.parse(url, conn_max_age=600, conn_health_checks=True))
+    except ValueError:  # also of an unknown scheme
+        raise ValueError(
+            "must be postgresql://user:password@host:5432/name (in the password write %40 for @, %2F for /)"
+        ) from None
+    if config["ENGINE"] != "django.db.backends.postgresql":
+        raise ValueError("must name a PostgreSQL database: the queue needs its row locks")
+    options = config.get("OPTIONS", {})
+    if not (config["NAME"] or "service" in options) or len(config["NAME"]) > 63:
+        raise ValueError("must end with the name of the database, of 63 characters at most")
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()} | OF_DJANGO
+    if set(options) - known:
+        raise ValueError("has an option behind its ? that Postgres does not know")
+    if options.get("sslmode", "prefer") not in SSL_MODES:
+        raise ValueError(f"must have one of {', '.join(SSL_MODES)} as its sslmode")
+    # A database that is cut off must not hang its clients: 5 s to connect, 10 s until a dead link is noticed.
+    patience = {
+        "connect_timeout": 5,
+        "tcp_user_timeout": 10_000,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+    }
+    config["OPTIONS"] = patience | options
+    config["ENGINE"] = "wanapi.postgres"  # the same, with DATABASE_TIMEOUT
+    # A pooler in transaction mode (PgBouncer) loses a cursor between two of its reads.
+    config["DISABLE_SERVER_SIDE_CURSORS"] = True
+    return config

@@ -14,7 +14,8 @@ from django.core.management import CommandError, call_command, get_commands, loa
 
 from comfy import workflow
 from local.parts import ROOT
-from wanapi.settings import KEEPALIVE, env
+from wanapi.environment import env
+from wanapi.settings import KEEPALIVE
 
 
 class Loader(yaml.SafeLoader):

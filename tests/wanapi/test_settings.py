@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from jobs.management.commands import worker
 from local.parts import ROOT
+from wanapi import environment
 from wanapi import settings as module
 
 NUMBERS = ("x", "-1", "+5", "1e3", "0x10", "1_0", "5.5", "٣", "1 0", "9" * 400, "10" + "0" * 13)
@@ -137,14 +138,14 @@ def refusal(load, **variables):
 
 
 def test_each_setting_is_in_the_table_of_bad_values():
-    assert set(BAD) | ANY_TEXT == set(module.env.dump())
+    assert set(BAD) | ANY_TEXT == set(environment.env.dump())
 
 
 def test_the_readmes_table_has_each_setting_and_no_other():
     rows = re.findall(
         r"^\| (`[A-Z0-9_]+`(?:, `[A-Z0-9_]+`)*) \|", (ROOT / "README.md").read_text(), re.MULTILINE
     )
-    of_others = {*module.AWS_KEYS, "AWS_DEFAULT_REGION", "SIMULATOR_SECONDS_PER_STEP"}
+    of_others = {*environment.AWS_KEYS, "AWS_DEFAULT_REGION", "SIMULATOR_SECONDS_PER_STEP"}
 
     assert set(re.findall(r"[A-Z0-9_]+", " ".join(rows))) == set(BAD) | ANY_TEXT | of_others
 
@@ -286,7 +287,7 @@ class TestFiles:
     ("name", "value"),
     [
         *(("AWS_DEFAULT_REGION", value) for value in ("eu west", "eu-west-2 ", "-", "https://s3", "1")),
-        *((name, value) for name in module.AWS_KEYS for value in ("", "a b", "a\n", "schlüssel")),
+        *((name, value) for name in environment.AWS_KEYS for value in ("", "a b", "a\n", "schlüssel")),
     ],
 )
 def test_what_boto3_reads_itself_is_looked_at_before(load, name, value):
