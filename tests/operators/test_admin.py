@@ -140,7 +140,7 @@ class TestList:
         assert cell(page(admin, JOBS), "cause") == "ComfyUI lacks the model file vae/wan.safetensors."
 
     def test_it_counts_no_more_than_it_must(self, admin, monkeypatch, django_assert_max_num_queries):
-        monkeypatch.setattr("jobs.operators.admin.BoundedPaginator.MOST", 3)
+        monkeypatch.setattr("jobs.operators.admin.jobs.BoundedPaginator.MOST", 3)
         for _ in range(5):
             make_job()
 

@@ -1,4 +1,4 @@
-"""The operators' pages: jobs, engines and keys. Jobs change by actions alone, each of them confirmed."""
+"""The page of jobs. They change by actions alone, each of which asks before it does anything."""
 
 import json
 import logging
@@ -19,16 +19,13 @@ from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.text import Truncator
 from django.utils.timezone import now
-from django_q.models import Failure, OrmQ, Schedule, Success
 
-from comfy.client import shown
 from jobs.media import storage
 from jobs.models import Job
-from jobs.models.engine import Engine
 from jobs.models.event import Event
 from jobs.models.job import FINAL, REQUEUABLE, JobQuerySet
-from jobs.models.key import ApiKey, ApiKeyQuerySet
 from jobs.operators import export
+from jobs.operators.admin.read_only import ReadOnlyAdmin
 from jobs.operators.console import duration
 
 logger = logging.getLogger(__name__)
@@ -39,23 +36,6 @@ LOOKUPS = {
 }
 SEARCHED = 50_000  # prompts at most; there is no index of their words
 MOST_PURGED = 200  # jobs: each costs some requests to S3, while a browser waits
-
-
-# Whoever may add a task there runs any code; and its rows say nothing that a job's do not.
-admin.site.unregister([Failure, OrmQ, Schedule, Success])
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):
-    """Rows are changed by the service alone; its code knows which changes are safe."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class EventInline(admin.TabularInline):
@@ -294,64 +274,3 @@ class JobAdmin(ReadOnlyAdmin):
 
     def has_manage_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("jobs.change_job")
-
-
-@admin.register(Engine)
-class EngineAdmin(ReadOnlyAdmin):
-    list_display = ("name", "state", "version", "seen_at", "worker", "missing")
-    exclude = ("url",)
-    readonly_fields = ("address",)
-    actions = ("remove",)
-
-    @admin.display(description="URL")
-    def address(self, engine: Engine) -> str:
-        return shown(engine.url)
-
-    @admin.action(description="Remove the selected engines that have no worker", permissions=["manage"])
-    def remove(self, request: HttpRequest, engines: Any) -> None:
-        """One that comes back makes its row anew. What was begun on it may then begin on another."""
-        chosen, names = engines.count(), Engine.objects.filter(pk__in=engines).remove()
-        if names:
-            logger.info("engines removed by %s: %s", request.user, ", ".join(names))
-            self.message_user(request, f"Removed: {', '.join(names)}.", messages.SUCCESS)
-        if chosen > len(names):
-            self.message_user(
-                request, "An engine that a worker holds stays: stop it first.", messages.WARNING
-            )
-
-    def has_manage_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("jobs.change_engine")
-
-    @admin.display(description="missing files and nodes")
-    def missing(self, engine: Engine) -> str:
-        return ", ".join(engine.lacks) or "-"
-
-
-@admin.register(ApiKey)
-class ApiKeyAdmin(admin.ModelAdmin):
-    list_display = ("name", "prefix", "state", "all_jobs", "priority", "last_used_at", "created_at", "note")
-    search_fields = ("name", "prefix", "note")
-    fields = ("name", "note", "expires_at", "all_jobs", "priority", "max_queued", "max_per_day")
-    actions = ("revoke",)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False  # its jobs remember it: revoke it
-
-    def save_model(self, request: HttpRequest, key: ApiKey, form: Any, change: bool) -> None:
-        if change:
-            key.save(update_fields=self.fields)
-            return
-        text = key.draw()
-        key.save()
-        self.message_user(request, f"The key, shown this once: {text}", messages.WARNING)
-
-    @admin.display(description="state")
-    def state(self, key: ApiKey) -> str:
-        if key.revoked_at:
-            return "revoked"
-        return "expired" if key.expires_at and key.expires_at <= now() else "valid"
-
-    @admin.action(description="Revoke the selected keys", permissions=["change"])
-    def revoke(self, request: HttpRequest, keys: ApiKeyQuerySet) -> None:
-        count = keys.revoke()
-        self.message_user(request, f"{count} key{pluralize(count)} revoked.", messages.SUCCESS)

@@ -1,0 +1,11 @@
+"""The operators' pages: a file for each of jobs, engines and keys, which registers its page."""
+
+from django.contrib import admin
+from django_q.models import Failure, OrmQ, Schedule, Success
+
+from jobs.operators.admin import engines, jobs, keys
+
+__all__ = ["engines", "jobs", "keys"]
+
+# Whoever may add a task of django-q2 can run any code; and these rows say nothing that a job's do not.
+admin.site.unregister([Failure, OrmQ, Schedule, Success])

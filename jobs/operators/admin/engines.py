@@ -1,0 +1,44 @@
+"""The page of engines. They change by themselves; one that has no worker can be removed."""
+
+import logging
+from typing import Any
+
+from django.contrib import admin, messages
+from django.http import HttpRequest
+
+from comfy.client import shown
+from jobs.models.engine import Engine
+from jobs.operators.admin.read_only import ReadOnlyAdmin
+
+logger = logging.getLogger(__name__)
+
+
+@admin.register(Engine)
+class EngineAdmin(ReadOnlyAdmin):
+    list_display = ("name", "state", "version", "seen_at", "worker", "missing")
+    exclude = ("url",)
+    readonly_fields = ("address",)
+    actions = ("remove",)
+
+    @admin.display(description="URL")
+    def address(self, engine: Engine) -> str:
+        return shown(engine.url)
+
+    @admin.action(description="Remove the selected engines that have no worker", permissions=["manage"])
+    def remove(self, request: HttpRequest, engines: Any) -> None:
+        """One that comes back makes its row anew. What was begun on it may then begin on another."""
+        chosen, names = engines.count(), Engine.objects.filter(pk__in=engines).remove()
+        if names:
+            logger.info("engines removed by %s: %s", request.user, ", ".join(names))
+            self.message_user(request, f"Removed: {', '.join(names)}.", messages.SUCCESS)
+        if chosen > len(names):
+            self.message_user(
+                request, "An engine that a worker holds stays: stop it first.", messages.WARNING
+            )
+
+    def has_manage_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("jobs.change_engine")
+
+    @admin.display(description="missing files and nodes")
+    def missing(self, engine: Engine) -> str:
+        return ", ".join(engine.lacks) or "-"
