@@ -27,15 +27,16 @@ class Client:
 
     @property
     def jobs(self) -> JobQuerySet:
-        """Those that it may see."""
+        """The jobs that this client may see."""
         if self.sees_all:
             return Job.objects.all()
         return Job.objects.filter(key=self.key)
 
 
-def client(request: Request) -> Client:
-    sender: Any = request.user  # DRF's name for it
-    return sender
+def client_of(request: Request) -> Client:
+    """Who sent it, after authentication."""
+    client: Any = request.user  # where DRF keeps what authenticate() returned
+    return client
 
 
 class ApiKeyAuthentication(BaseAuthentication):

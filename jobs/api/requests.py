@@ -1,8 +1,7 @@
 """What may stand in a request. Checks text alone: nothing here opens a connection or reads an image."""
 
-import hashlib
-import json
 import uuid
+from functools import partial
 from typing import Any
 
 from django.http import QueryDict
@@ -12,7 +11,8 @@ from rest_framework.exceptions import ParseError
 from rest_framework.request import Request
 
 from jobs.api.answers import SHOWN_AS
-from jobs.media import images
+from jobs.api.intake import ImageSource
+from jobs.media.images import from_base64
 from jobs.media.public import fetch
 
 MAX_PROMPT = 10_000
@@ -67,20 +67,13 @@ class GenerateRequest(serializers.Serializer):
     )
 
     def validate(self, data: dict[str, Any]) -> dict[str, Any]:
-        """``image``: the PNG for the model, or None."""
+        """What jobs.api.intake takes: ``prompt``, and ``image``, an ImageSource or None."""
         image = None
-        if data.get("image_base64"):
-            image = self._image("image_base64", images.from_base64, data["image_base64"])
-        elif data.get("image_url"):
-            image = self._image("image_url", fetch, data["image_url"])
+        if text := data.get("image_base64"):
+            image = ImageSource("image_base64", partial(from_base64, text))
+        elif url := data.get("image_url"):
+            image = ImageSource("image_url", partial(fetch, url))
         return {"prompt": data["prompt"], "image": image}
-
-    @staticmethod
-    def _image(field: str, source: Any, value: str) -> bytes:
-        try:
-            return images.normalise(source(value))
-        except images.BadImage as error:
-            raise serializers.ValidationError({field: [str(error)]}) from None
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -88,12 +81,6 @@ def idempotency_key(request: Request) -> str | None:
     if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise ParseError("The Idempotency-Key must have 1 to 255 printable ASCII characters.")
     return key
-
-
-def fingerprint(data: dict[str, Any]) -> str:
-    """Tells whether two bodies ask for the same job."""
-    asked = [data.get("prompt"), data.get("image_url") or None, data.get("image_base64") or None]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 @extend_schema_field({"type": "integer", "minimum": 1})

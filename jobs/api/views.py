@@ -1,11 +1,10 @@
 """The API. Each view: authenticate (by default), validate, act, answer."""
 
 import threading
-from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
-from django.db import Error, IntegrityError
+from django.db import Error
 from django.http import HttpResponse
 from django.utils.cache import patch_cache_control
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -14,15 +13,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from jobs.api import answers, requests, schema
-from jobs.api.authentication import client
-from jobs.api.errors import Conflict, KeyReused, LengthRequired
+from jobs.api import answers, intake, requests, schema
+from jobs.api.authentication import client_of
+from jobs.api.errors import Conflict, LengthRequired
 from jobs.media import storage
 from jobs.media.images import Busy
 from jobs.models import Job
 from jobs.models.engine import Engine
-from jobs.models.key import LimitReached
-from jobs.models.tombstone import Tombstone
 from jobs.operators import health, metrics
 from wanapi import limits
 from wanapi.within import Threads
@@ -60,42 +57,10 @@ class GenerateView(View):
     def _post(self, request: Request) -> Response:
         if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
             raise LengthRequired  # it would look like an empty body
-        once, sha256 = requests.idempotency_key(request), requests.fingerprint(dict(request.data))
-        key = client(request).key
-        if once and (earlier := Job.objects.submitted_with(once, key)):
-            return self._replay(earlier, sha256)
-        try:
-            Job.objects.check_limits(key)  # again in submit(), exactly: this one saves the image's way
-        except LimitReached:
-            if once and (earlier := Job.objects.submitted_with(once, key)):  # it took the last place
-                return self._replay(earlier, sha256)
-            raise
+        idempotency_key = requests.idempotency_key(request)
         body = requests.GenerateRequest(data=request.data)
-        body.is_valid(raise_exception=True)
-        prompt, image = body.validated_data["prompt"], body.validated_data["image"]
-        kind = Job.Kind.IMAGE_TO_VIDEO if image else Job.Kind.TEXT_TO_VIDEO
-        job = Job(kind=kind, prompt=prompt, key=key, idempotency_key=once, request_sha256=sha256)
-        if image:
-            Tombstone.objects.note(job.pk)  # so that purge_leftovers knows the image if we end before the row
-            with storage.slot():
-                storage.put_image(job.input_key, image)  # before the row: an accepted job has its image
-        try:
-            job = Job.objects.submit(job)
-        except (IntegrityError, LimitReached):
-            if image:
-                with suppress(storage.StorageError), storage.slot():  # or purge_leftovers finds it
-                    storage.delete([job.input_key])
-            earlier = Job.objects.submitted_with(once, key) if once else None
-            if earlier is None:
-                raise
-            return self._replay(earlier, sha256)
+        job = intake.accept(client_of(request), body, idempotency_key)
         return Response(answers.Submitted(job).data)
-
-    @staticmethod
-    def _replay(earlier: Job, sha256: str) -> Response:
-        if earlier.request_sha256 != sha256:
-            raise KeyReused
-        return Response(answers.Submitted(earlier).data)
 
 
 class StatusView(View):
@@ -103,7 +68,7 @@ class StatusView(View):
 
     @schema.status
     def get(self, request: Request, job_id: str) -> Response:
-        return Response(answers.JobStatus(find(request, job_id)).data)
+        return Response(answers.JobStatus(get_job(request, job_id)).data)
 
 
 class JobView(View):
@@ -111,15 +76,15 @@ class JobView(View):
 
     @schema.job
     def get(self, request: Request, job_id: str) -> Response:
-        return Response(answers.WholeJob(find(request, job_id)).data)
+        return Response(answers.WholeJob(get_job(request, job_id)).data)
 
     @schema.delete
     def delete(self, request: Request, job_id: str) -> Response:
-        job = find(request, job_id)
+        job = get_job(request, job_id)
         with storage.slot():
             purged = job.purge()
         if not purged:
-            job = find(request, job_id)  # it may have been deleted meanwhile
+            job = get_job(request, job_id)  # it may have been deleted meanwhile
             raise Conflict(f"The job is {job.status}; cancel it before you delete it.")
         return Response(status=204)
 
@@ -129,7 +94,7 @@ class CancelView(View):
 
     @schema.cancel
     def post(self, request: Request, job_id: str) -> Response:
-        job = find(request, job_id)
+        job = get_job(request, job_id)
         if not Job.objects.filter(pk=job.pk).cancel("by a client"):
             job.refresh_from_db()
             raise Conflict(f"The job is finished ({job.status}) and cannot be cancelled.")
@@ -144,7 +109,7 @@ class JobsView(View):
     def get(self, request: Request) -> Response:
         query = requests.JobsQuery(data=requests.single_values(request.query_params))
         query.is_valid(raise_exception=True)
-        jobs = client(request).jobs.order_by("-created_at", "-id")
+        jobs = client_of(request).jobs.order_by("-created_at", "-id")
         if "status" in query.validated_data:
             jobs = jobs.filter(status__in=answers.SHOWN_AS[query.validated_data["status"]])
         jobs = jobs[: query.validated_data["limit"]]
@@ -202,7 +167,7 @@ class MetricsView(View):
     def initial(self, request: Request, *args: Any, **options: Any) -> None:
         if str(settings.METRICS_PORT) != request.META["SERVER_PORT"]:
             super().initial(request, *args, **options)
-            if not client(request).sees_all:
+            if not client_of(request).sees_all:
                 raise PermissionDenied("This key may not see the metrics: it needs the right to all jobs.")
 
     @schema.metrics
@@ -210,10 +175,10 @@ class MetricsView(View):
         return HttpResponse(metrics.metrics(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-def find(request: Request, text: str) -> Job:
-    """The job with this id; another key's is as unknown as none."""
+def get_job(request: Request, text: str) -> Job:
+    """The job with this id. Another key's job is answered like one that does not exist."""
     job_id = requests.job_id(text)
-    job = client(request).jobs.filter(pk=job_id).first() if job_id else None
+    job = client_of(request).jobs.filter(pk=job_id).first() if job_id else None
     if job is None:
         raise NotFound("There is no job with this id.")
     return job

@@ -47,13 +47,17 @@ def test_every_error_is_json(api, method, path, status):
     assert list(answer.json()) == ["detail"]
 
 
-def test_a_fault_of_our_own_is_a_500_that_tells_nothing(api, monkeypatch):
-    monkeypatch.setattr("jobs.api.views.find", lambda text: 1 / 0)
+def test_a_fault_of_our_own_is_a_500_that_tells_nothing(api, monkeypatch, caplog):
+    def fail(*_):
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr("jobs.api.views.get_job", fail)
 
     answer = api.get("/status/x")
 
     assert answer.status_code == 500
     assert answer.json() == {"detail": "Something went wrong on our side; it has been logged."}
+    assert "a secret" in caplog.text
 
 
 def test_a_foreign_host_header_is_a_400_in_json(api):
