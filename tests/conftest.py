@@ -12,7 +12,9 @@ import requests
 from django.db import connection
 
 from comfy import workflow
+from jobs.models import metric
 from jobs.models.engine import Engine
+from jobs.operators.metrics import COUNTERS, HISTOGRAMS
 from jobs.workers.denials import Denials
 from jobs.workers.hold import WORKER, stopping
 from jobs.workers.render import render
@@ -26,6 +28,20 @@ figures: list[tuple[str, str]] = []
 @pytest.fixture(scope="session", autouse=True)
 def bucket() -> None:
     boto3.client("s3", endpoint_url=S3_URL).create_bucket(Bucket="wanapi")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def counters_are_shown() -> Iterator[None]:
+    """Whatever is counted in a test must be one of those that /metrics shows."""
+    add, shown = metric.add, {*COUNTERS, *HISTOGRAMS}
+
+    def checked(amounts: dict[tuple[str, str], float]) -> None:
+        assert {name for name, _ in amounts} <= shown, f"jobs/operators/metrics.py does not show {amounts}"
+        add(amounts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metric, "add", checked)
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs.models import Job
+from jobs.models import Job, metric
 from jobs.models.engine import Engine, seconds
 from jobs.models.key import ApiKey
 from jobs.workers.publish import publish
@@ -58,6 +58,11 @@ def test_a_job_is_counted_on_its_whole_way(scrape, submit, quick, engine):
         assert found[(f"wanapi_job_{part}_seconds_bucket", "86400")] == 1
     assert found[("wanapi_job_render_seconds_sum",)] > 0
     assert found[("wanapi_engine_ready", "sim")] == 1
+
+
+def test_a_counter_that_would_not_be_shown_is_noticed():
+    with pytest.raises(AssertionError, match="does not show"):
+        metric.add({("unheard_of", ""): 1.0})
 
 
 def test_failures_are_counted_by_reason(scrape, engine):
