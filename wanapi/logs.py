@@ -20,7 +20,7 @@ class Context(logging.Filter):
 
 
 class NoQuotes(logging.Filter):
-    """gunicorn quotes a request that it cannot read, maybe a prompt or a key: that is cut off."""
+    """Cuts off what gunicorn quotes of a request that it cannot read: it may be a prompt or a key."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if str(record.msg).startswith("Invalid request from "):
@@ -57,6 +57,6 @@ def config(level: str, format: str) -> dict[str, Any]:
             "django-q": {"level": "WARNING" if level == "INFO" else level},
             "botocore": {"level": "WARNING"},
             "websockets": {"level": "INFO"},  # its DEBUG would show the password of COMFYUI_URL
-            "django.request": {"level": "ERROR"},  # a client's 4xx is not our news
+            "django.request": {"level": "ERROR"},  # an error of a client is not ours
         },
     }

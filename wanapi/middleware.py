@@ -34,7 +34,7 @@ Answer = Callable[[HttpRequest], HttpResponse]
 
 
 class Observe:
-    """The first of all middlewares: nothing that is answered escapes it."""
+    """The outermost middleware, so that every answer has its id, its line and its time."""
 
     def __init__(self, answer: Answer):
         self.answer = answer
@@ -48,7 +48,7 @@ class Observe:
             seconds = time.monotonic() - began
             method = request.method if request.method in METHODS else "other"
             SECONDS.labels(method, route(request), response.status_code).observe(seconds)
-            # The path and not the query, and no header: neither keys nor prompts get into the log.
+            # The path alone, without query and headers: neither keys nor prompts may get into the log.
             level = logging.DEBUG if request.path.startswith(OFTEN) else logging.INFO
             path, status = escape_uri_path(request.path), response.status_code
             logger.log(level, "%s %s %s in %.0f ms", method, path, status, 1000 * seconds)
@@ -59,7 +59,8 @@ class Observe:
 
 
 def route(request: HttpRequest) -> str:
-    """As in the schema, ``/jobs/{job_id}``: labels must be few, whatever clients ask for."""
+    """The address as the schema has it, such as ``/jobs/{job_id}``. Prometheus needs few different labels,
+    whatever addresses clients ask for."""
     match = request.resolver_match
     if match is None:
         return "other"
@@ -69,9 +70,9 @@ def route(request: HttpRequest) -> str:
 
 
 class AdminForms:
-    """What the admin's pages do not check themselves; the API does, with limits of its own."""
+    """Errors of requests to the admin that its pages do not catch. The API has checks of its own."""
 
-    LARGEST = 1024 * 1024  # bytes: the CSRF check parses a form before anybody is asked for a password
+    LARGEST = 1024 * 1024  # bytes; the CSRF check parses a form before anybody has logged in
 
     def __init__(self, answer: Answer):
         self.answer = answer
@@ -82,7 +83,8 @@ class AdminForms:
         return self.answer(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        """A NUL, a text too long, an id that is none, the year 99999999; and a database that is away."""
+        """A 400 for a value that Postgres or Python refuses: a NUL, a text that is too long, a word where an
+        id is expected, the year 99999999. A 503 if the database is away."""
         if request.path.startswith("/admin") and isinstance(error, AWAY):
             logger.error("the database: %s", error)
             text = "The database is not available; please try again later."
@@ -95,8 +97,8 @@ class AdminForms:
 
 
 class AnyHost:
-    """Balancers and Kubernetes ask for these pages by the machine's address, some with no Host at all: here
-    ALLOWED_HOSTS does not count. Nobody gets to see what Host was sent."""
+    """Pages for which ALLOWED_HOSTS does not count. Balancers and Kubernetes ask for them by the machine's
+    address, some without any Host; and no answer of theirs contains the Host."""
 
     HEALTH = re.compile(r"/health(/live|/ready)?/?")
     METRICS = re.compile(r"/metrics/?")
@@ -114,11 +116,12 @@ class AnyHost:
 
 
 def client_ip(request: HttpRequest) -> str:
-    """Whose wrong passwords are counted. Of X-Forwarded-For the last PROXY_ENTRIES are our own proxies', and
-    the first of these is the client; of IPv6 a customer has a whole network.
+    """The address for which wrong passwords are counted.
 
-    Where a proxy wrote no address, all such clients count as one, so that none can hide behind it; those
-    whose address is known, and whoever comes without a proxy, are not locked out with them.
+    The last PROXY_ENTRIES entries of X-Forwarded-For were written by our own proxies, and the first of these
+    is the client's address. An IPv6 address counts as its /64 network, since a customer usually has all of
+    it. Clients for which a proxy wrote no address count as one (NOBODY), so that nobody can avoid the limit
+    by hiding it; clients with a known address are not locked out with them.
     """
     told = request.META.get("REMOTE_ADDR", "")
     if settings.BEHIND_TLS_PROXY and (forwarded := request.headers.get("X-Forwarded-For")):
@@ -131,7 +134,8 @@ def client_ip(request: HttpRequest) -> str:
 
 
 def _address(told: str) -> IPv4Address | IPv6Address | None:
-    """In each form that proxies write: with a port, in brackets, in quotes, with a zone, IPv4 within IPv6."""
+    """The address, from each form that proxies write: with a port, in brackets, in quotes, with a zone, IPv4
+    within IPv6. None if it is not an address."""
     bare = re.sub(r"^\[([^]]*)\](:[0-9]*)?$", r"\1", told.strip().strip('"'))
     for text in (bare, bare.rpartition(":")[0]):
         with suppress(ValueError):

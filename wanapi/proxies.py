@@ -1,4 +1,4 @@
-"""A proxy of the environment (HTTP_PROXY, ALL_PROXY) is never meant for what runs on this machine."""
+"""A proxy that the environment names (HTTP_PROXY, ALL_PROXY) is not used for what runs on this machine."""
 
 import os
 
@@ -6,7 +6,7 @@ LOOPBACK = "localhost,127.0.0.1,::1,[::1]"  # urllib compares with brackets, oth
 
 
 def spare_loopback() -> None:
-    """For boto3, requests, and the programs that are started from here."""
+    """Sets NO_PROXY for boto3, requests, and the programs that are started from here."""
     given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     if given == "*" or LOOPBACK in given:
         return

@@ -31,7 +31,7 @@ class BadImage(Exception):
 
 
 class CannotRead(Exception):
-    """Images cannot be read here at the moment, whatever they are; the log says why."""
+    """This server cannot read any image at the moment; the log says why."""
 
 
 class Busy(Exception):
@@ -39,7 +39,8 @@ class Busy(Exception):
 
 
 def from_base64(text: str) -> bytes:
-    """Takes a ``data:`` prefix, white space, missing padding and the URL-safe alphabet."""
+    """The bytes of an image file. A ``data:`` prefix, white space, missing padding and the URL-safe alphabet
+    are all understood. Raises BadImage."""
     if text[:5].lower() == "data:":
         text = text.partition(",")[2]
     if not text.isascii():
@@ -52,9 +53,10 @@ def from_base64(text: str) -> bytes:
 
 
 def normalise(data: bytes) -> bytes:
-    """A PNG of WIDTH x HEIGHT pixels, RGB: cut to that shape at the centre, as the model's node would.
+    """A PNG of the size that the model needs, RGB, from a PNG, JPEG or WebP file: scaled, and cut to that
+    shape at its centre, as the model's node would do it.
 
-    Raises BadImage; CannotRead; Busy at once rather than to make the ninth wait.
+    Raises BadImage; CannotRead; and Busy at once if as many images as may wait do so already.
     """
     if not _slots.acquire(blocking=False):
         raise Busy
@@ -66,9 +68,11 @@ def normalise(data: bytes) -> bytes:
 
 
 def _decoded(data: bytes) -> bytes:
-    """Only an end by one of our own limits is the image's doing. Whatever else ends the decoder is not: a
-    lower limit that the web process has, the kernel that wants memory back, a machine that starts no more
-    processes, or one so busy that it gave less than SECONDS of CPU in four times as many.
+    """What the decoder wrote. If it was ended by one of our own limits, the image is to blame (BadImage).
+
+    Any other end is not the image's fault (CannotRead): a lower limit that the web process has, a kernel that
+    needs the memory, a machine that starts no more processes, or one so busy that the decoder did not get its
+    SECONDS of CPU within four times as many.
     """
     command = [sys.executable, "-m", "jobs.media.decode", str(SECONDS)]
     try:

@@ -48,14 +48,14 @@ SENTENCES: dict[type[Exception], str] = {  # for the client; the first whose err
 _slots = threading.BoundedSemaphore(limits.IMAGE_FETCHES)
 _threads = ThreadPoolExecutor(
     limits.IMAGE_FETCHES, thread_name_prefix="fetch"
-)  # the resolver knows no deadline
+)  # since looking up a name has no deadline
 
 
 def fetch(url: str) -> bytes:
     """The body behind ``url``: at most IMAGE_MAX_BYTES, within IMAGE_URL_TIMEOUT seconds in all.
 
-    Raises BadImage with a sentence that helps the client; CannotRead; Busy at once rather than to wait for a
-    slot.
+    Raises BadImage with a sentence for the client; CannotRead; and Busy at once if as many fetches as may run
+    do so already.
     """
     if not _slots.acquire(blocking=False):
         raise Busy
@@ -109,7 +109,8 @@ NOT_PUBLIC = "The address is not public; images are fetched from public servers 
 
 
 class Deadline:
-    """Cuts every socket of a fetch when its time is up: a timeout per read lets a drip go on for ever."""
+    """Shuts every socket of a fetch down when its time is up. A timeout for each read would not do: a server
+    that sends a byte now and then would never meet it."""
 
     def __init__(self, seconds: float):
         self._end = time.monotonic() + seconds
@@ -146,7 +147,7 @@ class Deadline:
 
 
 class _WatchedAdapter(HTTPAdapter):
-    """Holds each connection to the deadline, and sends each URL as it was written."""
+    """Connections that end at the deadline, and send each URL as it was written."""
 
     def __init__(self, deadline: Deadline, session: "_Session"):
         super().__init__()
@@ -174,7 +175,8 @@ class _WatchedAdapter(HTTPAdapter):
         return pool
 
     def connect(self, connection: Any) -> socket.socket:
-        """To the first address that can be reached: one that is down, or IPv6 to nowhere, is passed."""
+        """A connection to the first address that can be reached; the others may be down, or IPv6 may not be
+        routed."""
         addresses = _addresses(connection._dns_host.strip("[]"))
         self.check(addresses, connection.port)
         waiting = _by_turns(addresses)
@@ -194,11 +196,11 @@ class _WatchedAdapter(HTTPAdapter):
         raise NewConnectionError(connection, str(failed))
 
     def check(self, addresses: list[str], port: int) -> None:
-        """The operator's own server may have any address."""
+        """Raises BadImage for addresses that may not be asked. A server of IMAGE_URL_ALLOW may have any."""
 
 
 class _PublicAdapter(_WatchedAdapter):
-    """Public addresses and the usual ports only, on each redirect anew."""
+    """Connections to public addresses and the usual ports alone; each redirect is checked anew."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         parts = urlsplit(request.url or "")
@@ -209,7 +211,7 @@ class _PublicAdapter(_WatchedAdapter):
         return super().send(request, *args, **options)
 
     def check(self, addresses: list[str], port: int) -> None:
-        """All are in the operator's networks, or all are public."""
+        """All must be in networks of IMAGE_URL_ALLOW, or all must be public."""
         found = [ipaddress.ip_address(address) for address in addresses]
         if all(_is_private_store(address, port) for address in found):
             return
@@ -226,7 +228,8 @@ def _addresses(name: str) -> list[str]:
 
 
 def _by_turns(addresses: list[str]) -> list[str]:
-    """IPv6 and IPv4 by turns, the name server's first kind first: often a whole kind leads nowhere."""
+    """IPv6 and IPv4 by turns, beginning with the kind that the name server put first: where one kind is not
+    routed at all, an address of the other is tried soon."""
     kinds: dict[bool, list[str]] = {}
     for address in addresses:
         kinds.setdefault(":" in address, []).append(address)
@@ -241,11 +244,11 @@ def _is_private_store(address: Address, port: int) -> bool:
     return any(address in network and port == theirs for network, theirs in settings.IMAGE_URL_NETWORKS)
 
 
-# The only IPv6 addresses that are given out for the public net. Those that hold an IPv4 address inside lie
-# beyond it, but for Teredo and 6to4, which are refused below.
+# The only IPv6 addresses that are given out for the public Internet. Addresses that contain an IPv4 address
+# are outside of it, except for Teredo and 6to4, which NOT_FOR_ALL has.
 PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # a gateway that leads to the IPv4 address in the last 32 bits
-NOT_FOR_ALL = [  # what Python, according to its version, takes for public
+NOT_FOR_ALL = [  # networks that some versions of Python take for public
     ipaddress.ip_network(network)
     for network in (
         "168.63.129.16/32",  # what an Azure machine's own host answers on
@@ -269,8 +272,8 @@ def _is_public(address: Address) -> bool:
 
 
 class _Session(requests.Session):
-    """Knows each URL as it was written. requests and urllib3 would send ~ for %7E and %2B for %2b: the same
-    in theory, and for a server that signs its links another text."""
+    """Remembers each URL as it was written. requests and urllib3 would send ~ for %7E, and %2B for %2b. That
+    is the same address by the standard, but a server that signs its links compares the text."""
 
     target: str
 
@@ -282,7 +285,8 @@ class _Session(requests.Session):
 
 
 def _target(url: str) -> str:
-    """Path and query. What may not stand in a request is quoted: spaces, other alphabets."""
+    """Path and query as they are sent. Characters that must not stand in a request, such as spaces and
+    letters of other alphabets, are quoted."""
     target = re.sub(r"^[^:]*://[^/?#]*", "", url.strip().partition("#")[0])
     return quote(target if target.startswith("/") else f"/{target}", safe="!#$%&'()*+,/:;=?@[]~")
 
@@ -290,7 +294,7 @@ def _target(url: str) -> str:
 def _session(deadline: Deadline) -> _Session:
     session = _Session()
     session.headers["User-Agent"] = "wanapi"
-    session.trust_env = False  # a proxy would resolve the name again, and .netrc is nobody's business
+    session.trust_env = False  # no proxy, which would resolve the name again, and no .netrc
     session.max_redirects = MAX_REDIRECTS
     for scheme in ("http", "https"):
         session.mount(f"{scheme}://", _PublicAdapter(deadline, session))

@@ -1,8 +1,9 @@
-"""S3: put, get, presign, delete. Plain functions; StorageError whenever S3 does not do what was asked.
+"""S3: put, get, link, delete. Each function raises StorageError if S3 does not do what was asked.
 
-boto3 finds its keys itself: AWS_ACCESS_KEY_ID and the like, or the machine's role. Keys of objects are given
-and told without S3_PREFIX, which stands before each of them in the bucket. Only what every S3 can do is used:
-single requests, without checksum headers, and links signed for the region that the bucket itself tells.
+boto3 finds its credentials itself: AWS_ACCESS_KEY_ID and the like, or the machine's role. A ``key`` here is
+the name of an object without S3_PREFIX, which is put before it in the bucket. Only what every S3 server can
+do is used: single requests, without checksum headers, and links signed for the region that the bucket itself
+names.
 """
 
 import functools
@@ -36,11 +37,11 @@ _slots = threading.BoundedSemaphore(limits.STORAGE_CHANGES)
 
 
 class StorageError(Exception):
-    """Trying again later can help: this is never the fault of a job."""
+    """S3 did not do what was asked. That is never the fault of a job, and trying again later can help."""
 
 
 class ObjectMissing(StorageError):
-    """There is no such object, and there will be none."""
+    """There is no such object; trying again does not help."""
 
 
 def _new_client(endpoint_url: str | None, region: str | None = None, **more: Any) -> Any:
@@ -73,18 +74,19 @@ def _s3() -> Iterator[Any]:
     try:
         yield _client(settings.S3_ENDPOINT_URL)
     except ClientError as error:
-        # Other answers with 404 may come from a wrong address, or tell of a bucket that is not there.
+        # A 404 with another code may come from a wrong address, or mean that the bucket is not there.
         missing = error.response.get("Error", {}).get("Code") == "NoSuchKey"
         raise (ObjectMissing if missing else StorageError)(str(error)) from error
     except RecursionError:  # boto3 follows it again and again
         raise StorageError("S3_ENDPOINT_URL leads to a redirect: name the address of S3 itself.") from None
-    except (BotoCoreError, ValueError) as error:  # a ValueError: an address that is none
+    except (BotoCoreError, ValueError) as error:  # ValueError: it is not an address
         raise StorageError(str(error)) from error
 
 
 @contextmanager
 def slot() -> Iterator[None]:
-    """For the web process: an S3 that hangs holds some of its threads, and not all."""
+    """For requests of the web process that change objects: if S3 hangs, they hold some of its threads and not
+    all. Raises StorageError if none is free within a second."""
     if not _slots.acquire(timeout=1):
         raise StorageError("too many requests wait for S3")
     try:
@@ -130,8 +132,8 @@ def put_video(key: str, path: Path, *, filename: str) -> None:
 def _compare(key: str, answer: dict[str, Any], *, size: int, md5: str) -> None:
     """Raises StorageError if S3 does not hold what it was given.
 
-    Most stores answer with the content's MD5 as the ETag. One that encrypts with keys of its own, and some
-    others, answer with another: then the object is read back.
+    Most servers answer with the MD5 of the content as the ETag. Those that encrypt with keys of their own,
+    and some others, answer with something else: then the object is read back and compared.
     """
     with _s3() as s3:
         stored = s3.head_object(**_at(key))["ContentLength"]
@@ -151,7 +153,7 @@ def _md5(chunks: Iterable[bytes]) -> str:
 
 
 def delete(keys: Iterable[str]) -> None:
-    """Removes objects. That one is not there is no error; AWS says so by a 204, other stores by a 404."""
+    """Removes objects. An object that is not there is no error: AWS answers 204 then, other servers 404."""
     for key in keys:
         try:
             with _s3() as s3:
@@ -161,7 +163,7 @@ def delete(keys: Iterable[str]) -> None:
 
 
 def listed(prefix: str) -> Iterator[tuple[str, datetime]]:
-    """The keys below a prefix, and when each was written."""
+    """The keys that begin with ``prefix``, and when each object was written."""
     with _s3() as s3:
         pages = s3.get_paginator("list_objects_v2").paginate(
             Bucket=settings.S3_BUCKET, Prefix=settings.S3_PREFIX + prefix

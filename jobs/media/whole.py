@@ -1,4 +1,4 @@
-"""Whether a file holds its whole picture: Pillow paints what is lost grey or black, without a word.
+"""Whether a file has its whole picture: Pillow fills what is missing with grey or black, and tells nobody.
 
 A JPEG is read once more by the libjpeg that Pillow brings, as Pillow keeps libjpeg's warnings to itself:
 the coefficients alone, which takes a fraction of a second. (FFmpeg's decoder misses a quarter of what libjpeg
@@ -16,11 +16,11 @@ from typing import NoReturn
 
 from PIL import Image
 
-FEW = 16  # stray bytes before a marker that do no harm; more of them are pixels that were not understood
+FEW = 16  # stray bytes before a marker that do no harm; more are pixels that could not be decoded
 
 
 class Damaged(ValueError):
-    """Some of the picture is not there."""
+    """A part of the picture is missing."""
 
 
 # JPEG

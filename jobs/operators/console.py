@@ -41,7 +41,7 @@ class Console(admin.AdminSite):
 
 
 def duration(begin: datetime, end: datetime) -> str:
-    """As 12 s, 3 min 20 s, 5 h 12 min, 4 d 3 h."""
+    """The time between two moments, such as 12 s, 3 min 20 s, 5 h 12 min or 4 d 3 h."""
     seconds = max(round((end - begin).total_seconds()), 0)
     for unit, length, part, smaller in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= length:
@@ -79,7 +79,8 @@ def chart(
     unit: str,
     top: float = 0.0,
 ) -> dict[str, Any]:
-    """A bar for each hour; an hour without a value has none."""
+    """A bar for each hour that has a value. ``unit`` formats a value; ``top`` is the highest bar's, or 0 to
+    take the largest value."""
     values = [value(hour) for hour in hours]
     top = top or max(filter(None, values), default=0) or 1
     step = WIDTH / len(hours)

@@ -14,7 +14,7 @@ COLUMNS = (
 
 
 class Line:
-    """What csv writes to: hands each line on."""
+    """A file for csv.writer that returns each line instead of writing it."""
 
     @staticmethod
     def write(line: str) -> str:
@@ -22,7 +22,7 @@ class Line:
 
 
 def lines(jobs: JobQuerySet) -> Iterator[str]:
-    """A header and a line for each; never all in memory."""
+    """A header, then a line for each job. They are read in pages, so that not all are in memory at once."""
     writer: Any = csv.writer(Line())
     yield writer.writerow(column.replace("__", "_") for column in COLUMNS)
     for job in jobs.select_related("key").in_pages("-created_at"):
@@ -34,6 +34,6 @@ def _value(job: Job, column: str) -> Any:
 
 
 def _cell(value: Any) -> str:
-    """A spreadsheet would run what begins like a formula."""
+    """The value as text. A quote before a text that begins like a formula, which a spreadsheet would run."""
     text = "" if value is None else value.isoformat() if hasattr(value, "isoformat") else str(value)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

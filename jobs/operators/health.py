@@ -24,7 +24,7 @@ LEAST_SPACE = 512 * 1024 * 1024  # bytes, for uploads and videos on their way
 
 
 class Trouble(Exception):
-    """One sentence, without names of hosts: anybody can ask."""
+    """One sentence, without names of hosts, since anybody may ask."""
 
 
 def database() -> None:
@@ -53,7 +53,7 @@ def bucket() -> None:
 
 
 def engines() -> None:
-    """Each kind of job needs some engine that can render it."""
+    """Trouble unless each kind of job has an engine that can render it."""
     kinds = Engine.objects.impossible(settings.WORKFLOW_PRESET)
     if not kinds:
         return

@@ -61,7 +61,8 @@ class Families(Collector):
 
 
 def _shared() -> list[Family]:
-    """The same whichever web instance is asked: take the largest and not the sum over instances."""
+    """Families from Postgres. Every web instance gives the same values, so rules must take the largest of
+    them and not the sum."""
     return [*_now(), *_engines(), *_counted()]
 
 
@@ -112,11 +113,11 @@ def _engines() -> Iterator[Family]:
 
 def _counted() -> Iterator[Family]:
     values: dict[str, dict[str, float]] = {name: {} for name in (*COUNTERS, *HISTOGRAMS)}
-    # A counter that is not there before its first event would make rules blind to it.
+    # From 0 on: a rule about an increase would not see the first event of a counter that begins with it.
     values["job_events"] = dict.fromkeys(Event.Kind.values, 0.0)
     values["jobs_failed"] = dict.fromkeys(REASONS, 0.0)
     for name, label, value in Metric.objects.values_list("name", "label", "value"):
-        values.setdefault(name, {})[label] = value  # also of a newer release
+        values.setdefault(name, {})[label] = value  # a newer release may count more
     for name, (label_name, text) in COUNTERS.items():
         counter = CounterMetricFamily(f"wanapi_{name}", text, labels=[label_name])
         for label, value in sorted(values[name].items()):

@@ -1,4 +1,4 @@
-"""What operators want to see at a glance. Every query is bounded by an index, however many jobs there are."""
+"""Figures for operators. Every query uses an index, so that it stays quick however many jobs there are."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ from jobs.models.job import ago
 
 
 class Percentile(Aggregate):
-    """Of an expression, at ``share`` between 0 and 1."""
+    """The percentile of an expression; ``share`` is between 0 and 1, and 0.5 gives the median."""
 
     function = "PERCENTILE_CONT"
     template = "%(function)s(%(share)s) WITHIN GROUP (ORDER BY %(expressions)s)"

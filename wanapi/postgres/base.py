@@ -18,7 +18,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def get_new_connection(self, conn_params: dict[str, Any]) -> psycopg.Connection:
         made = super().get_new_connection(conn_params)
         check_encoding(made)
-        # Weak, or the connection would outlive its last user.
+        # A weak reference: ``made`` holds this function, and would otherwise never be freed.
         wait, alive = type(made).wait, weakref.ref(made)
 
         def bounded(generator: Any, **options: Any) -> Any:

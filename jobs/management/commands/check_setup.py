@@ -1,4 +1,4 @@
-"""``manage.py check_setup``: what would fail at the first job, told before it."""
+"""``manage.py check_setup``: finds what would fail at the first job, before there is one."""
 
 import io
 import os
@@ -24,7 +24,8 @@ TIMEOUT = 10  # seconds
 
 
 def postgres() -> None:
-    """Django refuses a version that it cannot use when it connects, and we another encoding than UTF8."""
+    """Whether it can be used: while it connects Django raises an error for a version that is too old, and
+    wanapi.postgres for another encoding than UTF8."""
     connection.ensure_connection()
     with connection.cursor() as cursor:
         cursor.execute("SHOW transaction_read_only")
@@ -33,8 +34,8 @@ def postgres() -> None:
 
 
 def s3() -> str | None:
-    """Does with three objects all that a job does, from its image to its removal. Returns what cannot be seen
-    from here."""
+    """Does with three objects all that a job does, from its image to its removal. Returns a sentence about
+    what could not be checked from this machine, or None."""
     job = Job(pk=uuid.uuid4())
     try:
         unseen = use(job)

@@ -1,8 +1,8 @@
-"""``manage.py purge_leftovers``: removes what no job owns, in S3, in ComfyUI's folders and here.
+"""``manage.py purge_leftovers``: removes what belongs to no job, in S3, in ComfyUI's folders and here.
 
-Only what bears a name of exactly our form is looked at. It is removed if this database knew its job: by a row
-whose object it is not, or by a tombstone. What has our form and an unknown id is listed, and stays: it may
-belong to another installation, or to jobs that a restored dump does not know.
+Only names of exactly our form are looked at. Such an object or folder is removed if this database has or had
+a job with its id, which a row or a tombstone tells, and that job does not use it. If the id is unknown it is
+listed and stays: it may belong to another installation, or to a job that a restored dump does not have.
 """
 
 import shutil
@@ -30,7 +30,7 @@ from jobs.models.job import FINAL, owner
 from jobs.models.tombstone import Tombstone
 from jobs.workers.hold import TEMPORARY
 
-LEAST_AGE = timedelta(hours=1)  # a POST in flight has its image in S3 before it has a row
+LEAST_AGE = timedelta(hours=1)  # a request that is being accepted has its image in S3 before its row
 BATCH = 500
 
 
@@ -38,7 +38,7 @@ BATCH = 500
 class Leftover:
     name: str
     remove: Callable[[], Any]
-    known: bool = True  # whether this database gave its id out
+    known: bool = True  # whether this database has or had a job with its id
 
 
 class Command(BaseCommand):

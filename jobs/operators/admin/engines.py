@@ -26,7 +26,7 @@ class EngineAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Remove the selected engines that have no worker", permissions=["manage"])
     def remove(self, request: HttpRequest, engines: Any) -> None:
-        """One that comes back makes its row anew. What was begun on it may then begin on another."""
+        """An engine that comes back makes a new row. Renders begun on it may begin on another one."""
         chosen, names = engines.count(), Engine.objects.filter(pk__in=engines).remove()
         if names:
             logger.info("engines removed by %s: %s", request.user, ", ".join(names))

@@ -34,8 +34,8 @@ LOOKUPS = {
     *("status__exact", "kind__exact", "created_at__gte", "created_at__lt"),
     *("engine__id__exact", "engine__isnull", "key__id__exact", "key__isnull"),
 }
-SEARCHED = 50_000  # prompts at most; there is no index of their words
-MOST_PURGED = 200  # jobs: each costs some requests to S3, while a browser waits
+SEARCHED = 50_000  # prompts at most, since there is no index of their words
+MOST_PURGED = 200  # jobs at once: each costs some requests to S3, while a browser waits
 
 
 class EventInline(admin.TabularInline):
@@ -117,13 +117,13 @@ class JobAdmin(ReadOnlyAdmin):
         css: ClassVar = {"all": ["console/console.css"]}
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        """Newest first; of the queued ones, as they will be claimed."""
+        """The newest first; queued jobs alone in the order in which they will be claimed."""
         if request.GET.get("status__exact") == Job.Status.QUEUED:
             return ("-priority", "turn", "id")
         return ("-created_at", "-id")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        """The filters' own: Django would take more, such as a regular expression over a million prompts."""
+        """Only those of our filters. Django would allow more, as a regular expression over all prompts."""
         return lookup in LOOKUPS
 
     def get_search_results(self, request: HttpRequest, jobs: Any, text: str) -> tuple[Any, bool]:
@@ -233,7 +233,7 @@ class JobAdmin(ReadOnlyAdmin):
                 with storage.slot():
                     purged = job.purge()
                 if purged:
-                    logger.info("job %s: purged by %s", job.pk, request.user)  # nothing else remembers it
+                    logger.info("job %s: purged by %s", job.pk, request.user)  # there is no other trace of it
                 count += purged
         except storage.StorageError as error:
             self.message_user(request, f"S3 failed; the others stay: {error}", messages.ERROR)
@@ -249,7 +249,8 @@ class JobAdmin(ReadOnlyAdmin):
     def _confirm(
         self, request: HttpRequest, jobs: JobQuerySet, action: str, question: str
     ) -> TemplateResponse | None:
-        """The page that asks, until it was answered; nothing to ask if no job is fit."""
+        """The page that asks whether this is meant. None if the answer was yes, or if there is no job to do
+        it to."""
         count = jobs.count()
         if "confirmed" in request.POST or not count:
             return None

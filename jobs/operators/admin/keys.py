@@ -18,7 +18,7 @@ class ApiKeyAdmin(admin.ModelAdmin):
     actions = ("revoke",)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False  # its jobs remember it: revoke it
+        return False  # its jobs refer to it; it can be revoked
 
     def save_model(self, request: HttpRequest, key: ApiKey, form: Any, change: bool) -> None:
         if change:
