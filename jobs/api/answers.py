@@ -49,7 +49,7 @@ class VideoUrl(serializers.Field):
         super().__init__(source="*", help_text="Presigned S3 download URL (only when completed)")
 
     def to_representation(self, job: Job) -> str | None:
-        return storage.presign(job.video_key) if job.status == Job.Status.COMPLETED else None
+        return storage.link(job.video_key) if job.status == Job.Status.COMPLETED else None
 
 
 @extend_schema_field({"type": ["string", "null"]})

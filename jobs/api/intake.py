@@ -99,4 +99,4 @@ def _normalised(source: ImageSource) -> bytes:
 def _store(job: Job, image: bytes) -> None:
     Tombstone.objects.note(job.pk)  # so that purge_leftovers knows the image, should this process end here
     with storage.slot():
-        storage.put_image(job.input_key, image)
+        storage.put(job.input_key, image)

@@ -104,19 +104,21 @@ def check_bucket() -> None:
 # Objects
 
 
-def put_image(key: str, data: bytes, kind: str = "image/png") -> None:
+def put(key: str, data: bytes, content_type: str = "image/png") -> None:
+    """Stores an image or a poster, and makes sure that S3 holds these very bytes."""
     with _s3() as s3:
-        answer = s3.put_object(**_at(key), Body=data, ContentType=kind)
+        answer = s3.put_object(**_at(key), Body=data, ContentType=content_type)
     _compare(key, answer, size=len(data), md5=_md5([data]))
 
 
-def get_image(key: str) -> bytes:
+def get(key: str) -> bytes:
+    """Raises ObjectMissing if there is no such object."""
     with _s3() as s3:
         return s3.get_object(**_at(key))["Body"].read()
 
 
 def put_video(key: str, path: Path, *, filename: str) -> None:
-    """Uploads an MP4 in one request. ``filename`` is what a browser would save it as."""
+    """Stores an MP4 in one request, as ``put`` does. Browsers save it under the name ``filename``."""
     with _s3() as s3, path.open("rb") as file:
         answer = s3.put_object(
             **_at(key),
@@ -180,12 +182,13 @@ def _at(key: str) -> dict[str, str]:
 # Links
 
 
-def presign(key: str) -> str:
+def link(key: str) -> str:
     """A link that anyone can GET for VIDEO_URL_TTL seconds, at the address that clients reach S3 by."""
-    return link(settings.S3_PUBLIC_ENDPOINT_URL, key)
+    return link_at(settings.S3_PUBLIC_ENDPOINT_URL, key)
 
 
-def link(endpoint_url: str | None, key: str) -> str:
+def link_at(endpoint_url: str | None, key: str) -> str:
+    """The same at another address; None is that of AWS."""
     region = _regions.of(settings.S3_ENDPOINT_URL, settings.S3_BUCKET)
     try:
         client = _client(endpoint_url, region)

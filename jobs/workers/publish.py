@@ -79,7 +79,7 @@ def uploaded(job: Job, finished: video.Video) -> Iterator[None]:
     """In S3, unless the job is not completed with it: then not, for the object belongs to no row. (When the
     database went away in between nobody knows, and it stays.)"""
     try:
-        storage.put_image(job.poster_key, video.poster(finished.path), "image/jpeg")
+        storage.put(job.poster_key, video.poster(finished.path), "image/jpeg")
         storage.put_video(job.video_key, finished.path, filename=f"{job.pk}.mp4")
         yield
     except (ClaimLost, storage.StorageError):

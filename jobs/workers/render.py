@@ -228,7 +228,7 @@ class Renderer:
         """Its start image's path in ComfyUI; nothing for a text job."""
         if render.job.kind != Job.Kind.IMAGE_TO_VIDEO:
             return ""
-        png = io.BytesIO(storage.get_image(render.job.input_key))
+        png = io.BytesIO(storage.get(render.job.input_key))
         path = self.comfy.upload_image(render.folder, "input.png", png)
         denials.passed("image", render.job.pk)
         return path

@@ -154,7 +154,7 @@ class TestLimits:
 
     def test_a_refused_image_leaves_nothing_in_s3(self, caller, settings, monkeypatch):
         stored = []
-        monkeypatch.setattr("jobs.media.storage.put_image", lambda key, png: stored.append(key))
+        monkeypatch.setattr("jobs.media.storage.put", lambda key, png: stored.append(key))
         caller.change(max_queued=1)
         caller.submit()
 

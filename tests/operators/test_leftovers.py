@@ -134,7 +134,7 @@ def test_two_installations_share_a_bucket_by_their_prefixes(s3, keys, purge, set
     assert "1 leftover removed." in purge("--even-unknown")
 
     assert keys() == {f"theirs/{theirs.video_key}", f"ours/{ours.video_key}", theirs.video_key}
-    assert f"/wanapi/ours/{ours.video_key}?" in storage.presign(ours.video_key)
+    assert f"/wanapi/ours/{ours.video_key}?" in storage.link(ours.video_key)
 
 
 def test_the_image_of_a_request_that_broke_off_is_known(api, s3, keys, purge, monkeypatch):

@@ -431,7 +431,7 @@ class TestPublishing:
         assert (poster["Key"], stored["Key"]) == (rendered.poster_key, rendered.video_key)
         assert stored["Size"] == rendered.video_size
         assert rendered.video_frames == 81
-        with Image.open(io.BytesIO(storage.get_image(rendered.poster_key))) as image:
+        with Image.open(io.BytesIO(storage.get(rendered.poster_key))) as image:
             assert (image.format, image.size) == ("JPEG", (208, 120))
 
     @pytest.mark.parametrize("damage", ["gone", "cut"])

@@ -49,12 +49,12 @@ def s3() -> str | None:
 
 def use(job: Job) -> str | None:
     with right("PutObject", "inputs/"):
-        storage.put_image(job.input_key, CONTENT)
+        storage.put(job.input_key, CONTENT)
     with right("GetObject", "inputs/"):
-        if storage.get_image(job.input_key) != CONTENT:
+        if storage.get(job.input_key) != CONTENT:
             raise storage.StorageError("it gives back other bytes than it was given.")
     with right("PutObject", "videos/"):
-        storage.put_image(job.poster_key, CONTENT, "image/jpeg")
+        storage.put(job.poster_key, CONTENT, "image/jpeg")
         put_video(job)
     with right("ListBucket", "videos/"):
         found = {key for key, _ in storage.listed(f"videos/{job.pk}/")}
@@ -84,14 +84,14 @@ def links(job: Job) -> str | None:
     """Clients follow links to S3_PUBLIC_ENDPOINT_URL. Where that cannot be reached from here, as it is with
     the outer address of a proxy, the link is tried at the address that the service uses itself."""
     try:
-        follow(storage.presign(job.video_key))
+        follow(storage.link(job.video_key))
     except requests.RequestException as error:
         if settings.S3_PUBLIC_ENDPOINT_URL == settings.S3_ENDPOINT_URL:
             raise storage.StorageError(f"it cannot be reached ({type(error).__name__}).") from error
     else:
         return None
     try:
-        follow(storage.link(settings.S3_ENDPOINT_URL, job.video_key))
+        follow(storage.link_at(settings.S3_ENDPOINT_URL, job.video_key))
     except requests.RequestException as error:
         raise storage.StorageError(f"it cannot be reached ({type(error).__name__}).") from error
     return "ok, but S3_PUBLIC_ENDPOINT_URL cannot be reached from here: open the link of a first job."

@@ -35,7 +35,7 @@ def facts(job: Job) -> dict[str, Any]:
         for field in job._meta.fields
         if field.name.endswith(("_at", "_until", "_before"))
     }
-    row["video"] = storage.presign(job.video_key) if job.status == Job.Status.COMPLETED else None
+    row["video"] = storage.link(job.video_key) if job.status == Job.Status.COMPLETED else None
     return {name: value for name, value in row.items() if value not in (None, "")}
 
 

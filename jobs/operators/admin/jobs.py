@@ -153,7 +153,7 @@ class JobAdmin(ReadOnlyAdmin):
     def thumbnail(self, job: Job) -> str:
         if job.status != Job.Status.COMPLETED:
             return ""
-        link = storage.presign(job.poster_key)
+        link = storage.link(job.poster_key)
         return format_html('<img src="{}" alt="first frame" loading="lazy">', link)
 
     @admin.display(description="progress")
@@ -182,14 +182,14 @@ class JobAdmin(ReadOnlyAdmin):
     def reference_image(self, job: Job) -> str:
         if job.kind != Job.Kind.IMAGE_TO_VIDEO:
             return "-"
-        return format_html('<img src="{}" width="416" alt="reference image">', storage.presign(job.input_key))
+        return format_html('<img src="{}" width="416" alt="reference image">', storage.link(job.input_key))
 
     @admin.display(description="video")
     def video(self, job: Job) -> str:
         if job.status != Job.Status.COMPLETED:
             return "-"
         return format_html(
-            '<video src="{}" width="832" controls loop muted></video>', storage.presign(job.video_key)
+            '<video src="{}" width="832" controls loop muted></video>', storage.link(job.video_key)
         )
 
     @admin.display(description="graph, as it was sent last")
