@@ -217,7 +217,7 @@ TEMPLATES = [
     }
 ]
 
-# Room for an image of IMAGE_MAX_BYTES in Base64 and a prompt; jobs.errors answers 413 beyond it.
+# Room for an image of IMAGE_MAX_BYTES in Base64 and a prompt; jobs.api.errors answers 413 beyond it.
 DATA_UPLOAD_MAX_MEMORY_SIZE = IMAGE_MAX_BYTES * 4 // 3 + 1024 * 1024
 
 REST_FRAMEWORK = {

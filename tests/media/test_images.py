@@ -399,7 +399,7 @@ class TestDecoder:
         lower = "decode.MEMORY = 200_000_000"
         large = IMAGES["PNG as large as allowed, with alpha"][0]()
 
-        assert python(f"import sys; from jobs import decode; {lower}; decode.main()", large) == (4, b"")
+        assert python(f"import sys; from jobs.media import decode; {lower}; decode.main()", large) == (4, b"")
 
 
 class TestInheritedLimits:
@@ -407,7 +407,7 @@ class TestInheritedLimits:
 
     NORMALISE = """
 import resource, sys
-from jobs import images
+from jobs.media import images
 data = sys.stdin.buffer.read()
 resource.setrlimit(resource.{kind}, ({limit}, {limit}))
 try:
