@@ -1,6 +1,6 @@
 """What the API answers: each serializer shows a job, or the service, as the reference describes it."""
 
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
@@ -8,6 +8,7 @@ from rest_framework import serializers
 
 from jobs.media import storage
 from jobs.models import Job
+from wanapi import timestamps
 
 TIMESTAMP = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"
 
@@ -25,7 +26,7 @@ class Timestamp(serializers.DateTimeField):
     """UTC, six digits, no offset: the form of the API reference."""
 
     def __init__(self, **options: Any):
-        super().__init__(format="%Y-%m-%dT%H:%M:%S.%f", default_timezone=UTC, **options)
+        super().__init__(format=timestamps.FORMAT, default_timezone=UTC, **options)
 
 
 @extend_schema_field({"type": ["string", "null"], "pattern": TIMESTAMP})
@@ -127,7 +128,3 @@ class Error(serializers.Serializer):
     errors = serializers.DictField(  # type: ignore[assignment]
         child=serializers.ListField(child=serializers.CharField()), required=False, help_text="By field"
     )
-
-
-def timestamp(moment: datetime | None) -> str | None:
-    return Timestamp().to_representation(moment) if moment else None

@@ -7,9 +7,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.forms.models import model_to_dict
 
-from jobs.api.answers import timestamp
 from jobs.media import storage
 from jobs.models import Event, Job
+from wanapi.timestamps import timestamp
 
 
 class Command(BaseCommand):
