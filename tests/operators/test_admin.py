@@ -7,71 +7,19 @@ import re
 import boto3
 import pytest
 import requests
-from django.core.cache import cache
 from django.db.models.functions import Now
 
 from comfy.workflow import PAIRS
 from jobs.models import Job
 from jobs.models.engine import Engine, seconds
 from tests.factories import make_job, picture
+from tests.operators.pages import ENGINES, JOBS, act, cell, listed, page, requeue, source
 from tests.stack import S3_URL
 
 pytestmark = pytest.mark.django_db
 
-JOBS, ENGINES = "/admin/jobs/job/", "/admin/jobs/engine/"
 COLUMNS = ("short_id", "status", "kind", "short_prompt", "percent", "attempt")
 EVIL = "<script>alert('\"1\"')</script>"
-
-
-@pytest.fixture(autouse=True)
-def no_cache():
-    cache.clear()
-
-
-@pytest.fixture
-def admin(client, django_user_model):
-    """The test client, logged in as a superuser; pytest-django's own one hashes a password, which is slow."""
-    user = django_user_model.objects.create(username="admin", is_staff=True, is_superuser=True)
-    client.force_login(user)
-    return client
-
-
-def page(client, path):
-    answer = client.get(path)
-    assert answer.status_code == 200
-    return answer.content.decode()
-
-
-def listed(client, query=""):
-    """The ids on the list page, from the top."""
-    return re.findall(
-        r'<th class="field-short_id"><a [^>]*><span title="([^"]+)"', page(client, JOBS + query)
-    )
-
-
-def cell(text, name):
-    found = re.search(rf'<t[dh] class="field-{name}[^"]*">(.*?)</t[dh]>', text)
-    return re.sub(r"<[^>]*>", "", found[1]).strip()
-
-
-def source(text, tag):
-    return html.unescape(re.search(rf'<{tag} src="([^"]+)"', text)[1])
-
-
-def act(client, action, *jobs, **more):
-    """An action on chosen jobs, as the list's form sends it."""
-    body = {"action": action, "_selected_action": [str(job.pk) for job in jobs]} | more
-    return client.post(JOBS, body, follow=True)
-
-
-def done(client, action, *jobs):
-    """What the page says after an action was confirmed."""
-    answer = act(client, action, *jobs, confirmed="yes")
-    return [str(message) for message in answer.context["messages"]]
-
-
-def requeue(client, *jobs):
-    return done(client, "requeue", *jobs)
 
 
 def test_it_asks_for_a_login(client):
@@ -196,87 +144,6 @@ class TestDetail:
         assert admin.post(f"{JOBS}{job.pk}/delete/", {"post": "yes"}).status_code == 403
         assert admin.get(f"{JOBS}add/").status_code == 403
         assert Job.objects.get().prompt == "A cat"
-
-
-class TestRequeue:
-    def test_failed_jobs_go_back_to_the_queue_and_others_are_reported(self, admin):
-        failed, done = make_job(status="failed", attempt=3, lost=3), make_job(status="completed")
-
-        said = requeue(admin, failed, done)
-
-        assert said == ["1 job requeued.", "1 job is neither failed nor cancelled and stays as it is."]
-        failed.refresh_from_db(), done.refresh_from_db()
-        assert (failed.status, failed.attempt, failed.lost, failed.error) == ("queued", 0, 0, "")
-        assert done.status == "completed"
-
-    def test_a_running_job_is_left_alone(self, admin):
-        running = make_job(status="processing", progress=40)
-
-        assert requeue(admin, running) == ["1 job is neither failed nor cancelled and stays as it is."]
-
-        running.refresh_from_db()
-        assert (running.status, running.progress) == ("processing", 40)
-
-    def test_who_may_only_look_cannot_requeue(self, client, django_user_model):
-        from django.contrib.auth.models import Permission
-
-        viewer = django_user_model.objects.create_user("viewer", is_staff=True)
-        viewer.user_permissions.add(Permission.objects.get(codename="view_job"))
-        client.force_login(viewer)
-        failed = make_job(status="failed")
-
-        assert str(failed.pk) in listed(client)
-        requeue(client, failed)
-
-        failed.refresh_from_db()
-        assert failed.status == "failed"
-
-
-class TestConfirmation:
-    @pytest.mark.parametrize(
-        ("action", "status", "question"),
-        [
-            ("requeue", "failed", "Render 2 jobs anew?"),
-            ("cancel", "queued", "Cancel 2 jobs?"),
-            ("purge", "completed", "Remove 2 jobs with videos and images, for good?"),
-        ],
-    )
-    def test_nothing_happens_until_it_is_given(self, admin, action, status, question):
-        jobs = [make_job(status=status) for _ in range(2)]
-
-        text = act(admin, action, *jobs).content.decode()
-
-        assert question in text
-        assert all(f'value="{job.pk}"' in text for job in jobs)
-        assert [job.status for job in Job.objects.all()] == [status] * 2
-
-    def test_all_that_a_filter_leaves_can_be_chosen(self, admin):
-        jobs = [make_job(status="failed") for _ in range(3)]
-        form = {"action": "requeue", "_selected_action": [jobs[0].pk], "select_across": "1", "index": "0"}
-
-        page = admin.post(JOBS + "?status__exact=failed", form).content.decode()
-        admin.post(JOBS + "?status__exact=failed", form | {"confirmed": "yes"})
-
-        assert "Render 3 jobs anew?" in page
-        assert 'name="select_across" value="1"' in page
-        assert Job.objects.queued().count() == 3
-
-    def test_cancel(self, admin):
-        queued, completed = make_job(), make_job(status="completed")
-
-        assert done(admin, "cancel", queued, completed) == [
-            "1 job cancelled.",
-            "1 job is finished and stays as it is.",
-        ]
-        queued.refresh_from_db()
-        assert queued.status == "cancelled"
-
-    def test_purge(self, admin):
-        finished, running = make_job(status="failed"), make_job(status="processing")
-
-        assert done(admin, "purge", finished, running)[0] == "1 job removed."
-
-        assert list(Job.objects.all()) == [running]
 
 
 class TestConsole:
