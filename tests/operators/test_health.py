@@ -252,15 +252,19 @@ class TestReady:
         monkeypatch.setattr(health, "look", look)
         return looks
 
-    def test_a_part_that_hangs_does_not_hide_the_others(self, client, monkeypatch):
-        ended = threading.Event()
-        monkeypatch.setattr(health, "PATIENCE", 0.5)
-        monkeypatch.setitem(health.PARTS, "storage", ended.wait)
+    def test_parts_that_hang_do_not_hide_the_others_and_share_their_time(self, client, monkeypatch):
+        ended, hanging = threading.Event(), ("migrations", "storage", "disk")
+        monkeypatch.setattr(health, "PATIENCE", 1.0)
+        for part in hanging:
+            monkeypatch.setitem(health.PARTS, part, ended.wait)
 
+        began = time.monotonic()
         troubles = self.ready(client)
+        spent = time.monotonic() - began
         ended.set()
 
-        assert troubles["storage"] == "There was no answer in time."
+        assert spent < 2.5
+        assert [troubles[part] for part in hanging] == ["There was no answer in time."] * 3
         assert troubles["engines"].startswith("No engine can render")
 
 
