@@ -7,7 +7,7 @@ import pytest
 
 from jobs.media.images import BadImage
 from jobs.media.public import fetch
-from tests.media.test_public import own, server  # noqa: F401 - fixtures
+from tests.media.conftest import own, server  # noqa: F401 - fixtures
 
 HOSTS = [
     "127.0.0.1",
