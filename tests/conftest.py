@@ -15,9 +15,9 @@ from comfy import workflow
 from jobs.models import metric
 from jobs.models.engine import Engine
 from jobs.operators.metrics import COUNTERS, HISTOGRAMS
-from jobs.workers.denials import Denials
+from jobs.queue import engines
 from jobs.workers.hold import WORKER, stopping
-from jobs.workers.render import render
+from jobs.workers.render import Memory, render
 from tests.factories import COMFYUI, FULL
 from tests.stack import KEY, S3_URL, SIMULATOR_URL
 
@@ -87,9 +87,9 @@ def submit(api: Any) -> Callable[..., str]:
 @pytest.fixture
 def engine(db: None) -> Engine:
     """The simulator's engine, held by this process and ready."""
-    held = Engine.objects.hold(name="sim", url=SIMULATOR_URL, worker=WORKER)
+    held = engines.hold(name="sim", url=SIMULATOR_URL, worker=WORKER)
     assert held
-    held.report(version="test", runs=list(workflow.PAIRS), lacks=[])
+    engines.report_well(held, version="test", runs=list(workflow.PAIRS), lacks=[])
     held.refresh_from_db()
     return held
 
@@ -123,7 +123,7 @@ def simulator() -> Iterator[Simulator]:
 def quick(simulator: Simulator, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker in this process: it polls often, and cleans up in the simulator's folders."""
     monkeypatch.setattr("jobs.workers.render.POLL", 0.05)
-    monkeypatch.setattr("jobs.workers.render.denials", Denials())
+    monkeypatch.setattr("jobs.workers.render.memory", Memory())
     monkeypatch.setattr("jobs.workers.publish.STORAGE_PAUSE", 0)
     settings.COMFYUI_OUTPUT_DIR = str(COMFYUI / "output")
     settings.COMFYUI_INPUT_DIR = str(COMFYUI / "input")

@@ -14,9 +14,8 @@ import pytest
 from django.db.models.functions import Now
 from PIL import Image
 
-from comfy import workflow
 from jobs.models import Event, Job
-from jobs.models.job import FINAL
+from jobs.models.job import FINAL, folder
 from tests.stack import FOLDER
 
 FULL = bool(os.environ.get("FULL"))  # of `make test-faults` and `make fuzz`
@@ -46,7 +45,7 @@ def eventually(condition: Callable[[], Any]) -> Any:
 
 def folders(job: Job) -> list[Path]:
     """What is left of a job in the simulator's folders."""
-    places = [COMFYUI / kind / workflow.folder(job.pk) for kind in ("input", "output")]
+    places = [COMFYUI / kind / folder(job.pk) for kind in ("input", "output")]
     return [place for place in places if place.exists()]
 
 
@@ -75,11 +74,6 @@ def make_job(**fields: Any) -> Job:
         Event.objects.create(job=job, kind="failed", attempt=1, render=1, at=fields["finished_at"])
     job.refresh_from_db()
     return job
-
-
-def no_graph(job: Job) -> workflow.Graph:
-    """For Job.begin() where no prompt is posted."""
-    return {}
 
 
 def picture(

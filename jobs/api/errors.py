@@ -12,8 +12,8 @@ from rest_framework.views import exception_handler, set_rollback
 
 from jobs.media.images import Busy, CannotRead
 from jobs.media.storage import StorageError
-from jobs.models.job import QueueFull
 from jobs.models.key import LimitReached
+from jobs.queue.submit import QueueFull
 from wanapi.postgres import AWAY
 
 logger = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from jobs.media import images, storage
 from jobs.models import Job
 from jobs.models.key import ApiKey, LimitReached
 from jobs.models.tombstone import Tombstone
+from jobs.queue.submit import check_limits, submit, submitted_with
 
 
 class ImageSource(NamedTuple):
@@ -41,7 +42,7 @@ def accept(client: Client, body: Serializer, idempotency_key: str | None) -> Job
     if earlier := _earlier(client.key, idempotency_key, sha256):
         return earlier
     try:
-        Job.objects.check_limits(client.key)  # submit() does so again, exactly
+        check_limits(client.key)  # submit() does so again, exactly
         return _submit(client, body, idempotency_key, sha256)
     except (IntegrityError, LimitReached):
         # A request with the same idempotency key may have been quicker, and may have taken the last place.
@@ -65,7 +66,7 @@ def fingerprint(body: Serializer) -> str:
 
 
 def _earlier(key: ApiKey | None, idempotency_key: str | None, sha256: str) -> Job | None:
-    earlier = Job.objects.submitted_with(idempotency_key, key) if idempotency_key else None
+    earlier = submitted_with(idempotency_key, key) if idempotency_key else None
     if earlier and earlier.request_sha256 != sha256:
         raise KeyReused
     return earlier
@@ -81,7 +82,7 @@ def _submit(client: Client, body: Serializer, idempotency_key: str | None, sha25
     if source:
         _store(job, _normalised(source))
     try:
-        return Job.objects.submit(job)
+        return submit(job)
     except (IntegrityError, LimitReached):
         if source:
             with suppress(storage.StorageError), storage.slot():  # purge_leftovers removes what stays

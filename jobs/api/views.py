@@ -19,8 +19,9 @@ from jobs.api.errors import Conflict, LengthRequired
 from jobs.media import storage
 from jobs.media.images import Busy
 from jobs.models import Job
-from jobs.models.engine import Engine
 from jobs.operators import health, metrics
+from jobs.queue import engines
+from jobs.queue.returns import cancel, purge
 from wanapi import limits
 from wanapi.within import Threads
 
@@ -82,7 +83,7 @@ class JobView(View):
     def delete(self, request: Request, job_id: str) -> Response:
         job = get_job(request, job_id)
         with storage.slot():
-            purged = job.purge()
+            purged = purge(job)
         if not purged:
             job = get_job(request, job_id)  # it may have been deleted meanwhile
             raise Conflict(f"The job is {job.status}; cancel it before you delete it.")
@@ -95,7 +96,7 @@ class CancelView(View):
     @schema.cancel
     def post(self, request: Request, job_id: str) -> Response:
         job = get_job(request, job_id)
-        if not Job.objects.filter(pk=job.pk).cancel("by a client"):
+        if not cancel(Job.objects.filter(pk=job.pk), "by a client"):
             job.refresh_from_db()
             raise Conflict(f"The job is finished ({job.status}) and cannot be cancelled.")
         job.refresh_from_db()
@@ -135,7 +136,7 @@ class HealthView(View):
     @staticmethod
     def _look() -> tuple[bool, str | None]:
         current = Job.objects.filter(status=Job.Status.PROCESSING).order_by("started_at").first()
-        loaded = not Engine.objects.impossible(settings.WORKFLOW_PRESET)
+        loaded = not engines.impossible(settings.WORKFLOW_PRESET)
         return loaded, str(current.pk) if current else None
 
 

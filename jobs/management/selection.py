@@ -9,7 +9,8 @@ from django.template.defaultfilters import pluralize
 
 from jobs.management.arguments import age, status
 from jobs.models import ApiKey, Job
-from jobs.models.job import FINAL, JobQuerySet, ago
+from jobs.models.clock import ago
+from jobs.models.job import FINAL, JobQuerySet
 
 
 class JobsCommand(BaseCommand):

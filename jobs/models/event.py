@@ -1,20 +1,20 @@
 """What happened to a job, event by event: for operators, and the source of the job metrics."""
 
 import logging
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import Any
 
 from django.db import models
 from django.db.models.functions import Now
 
-from comfy.workflow import Graph
 from jobs.models import metric
+from jobs.models.job import Job
+from jobs.models.metric import BUCKETS
 
 logger = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from jobs.models.job import Job
-
 
 # Why jobs fail, for the metrics.
 REASONS = ("refused", "node", "out_of_memory", "lost", "worker", "image", "video", "other")
@@ -26,12 +26,12 @@ class EventQuerySet(models.QuerySet["Event"]):
 
     def note(
         self,
-        jobs: "Sequence[Job]",
+        jobs: Sequence[Job],
         kind: "Event.Kind",
         *,
         reason: str = "",
         detail: str = "",
-        graph: Graph | None = None,
+        graph: dict[str, Any] | None = None,
     ) -> None:
         """Writes it down and counts it, in the transaction that made it happen."""
         text = detail.replace("\0", "").encode(errors="replace").decode()  # Postgres takes no other
@@ -48,10 +48,10 @@ class EventQuerySet(models.QuerySet["Event"]):
             )
             for job in jobs
         ]
-        self.bulk_create(events)  # type: ignore[arg-type]  # the circle of imports hides the model from mypy
-        metric.count_events(jobs, kind, reason)
+        Event.objects.bulk_create(events)
+        count(jobs, kind, reason)
         for job in jobs:
-            logger.info("job %s: %s", job.pk, Event.Kind(kind).label.lower(), extra=job.about)
+            logger.info("job %s: %s", job.pk, Event.Kind(kind).label.lower(), extra=job.log_fields)
 
 
 class Event(models.Model):
@@ -75,7 +75,7 @@ class Event(models.Model):
         CANCELLED = "cancelled"
         REQUEUED = "requeued"
 
-    job = models.ForeignKey("jobs.Job", on_delete=models.CASCADE, related_name="events")
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events")
     at = models.DateTimeField(db_default=Now())
     kind = models.CharField(max_length=20, choices=Kind)
     worker = models.CharField(max_length=255)
@@ -92,3 +92,30 @@ class Event(models.Model):
 
     def __str__(self) -> str:
         return self.get_kind_display()
+
+
+def count(jobs: Sequence[Job], kind: str, reason: str = "") -> None:
+    """Raises the counters of ``/metrics`` that this event is one of."""
+    amounts: Counter[tuple[str, str]] = Counter()
+    for job in jobs:
+        amounts[("job_events", kind)] += 1
+        if kind == "failed":
+            amounts[("jobs_failed", reason or "other")] += 1
+        if kind == "started" and job.render == 1:  # a requeued job has waited before
+            observe(amounts, "job_wait_seconds", job.created_at, job.started_at)
+        elif kind == "rendered":
+            observe(amounts, "job_render_seconds", job.started_at, job.rendered_at)
+        elif kind == "completed":
+            observe(amounts, "job_publish_seconds", job.rendered_at, job.finished_at)
+    metric.add(dict(amounts))
+
+
+def observe(
+    amounts: Counter[tuple[str, str]], name: str, begun: datetime | None, ended: datetime | None
+) -> None:
+    """One more observation of a histogram: its bucket, and the sum."""
+    if begun and ended:
+        seconds = max((ended - begun).total_seconds(), 0.0)
+        place = bisect_left(BUCKETS, seconds)
+        amounts[(name, str(BUCKETS[place]) if place < len(BUCKETS) else "+Inf")] += 1
+        amounts[(name, "sum")] += seconds  # type: ignore[assignment]

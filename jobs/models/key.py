@@ -13,7 +13,7 @@ from django.db.models import F, Max, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from jobs.models.engine import seconds
+from jobs.models.clock import seconds
 
 VISIBLE = 12  # characters of a key that people may see
 

@@ -13,6 +13,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from jobs.media import storage
 from jobs.models.engine import Engine
+from jobs.queue.engines import impossible
 from wanapi import limits
 from wanapi.within import Threads
 
@@ -54,7 +55,7 @@ def bucket() -> None:
 
 def engines() -> None:
     """Trouble unless each kind of job has an engine that can render it."""
-    kinds = Engine.objects.impossible(settings.WORKFLOW_PRESET)
+    kinds = impossible(settings.WORKFLOW_PRESET)
     if not kinds:
         return
     engines = list(Engine.objects.all())

@@ -9,8 +9,9 @@ from django.db.models.functions import Coalesce, Extract, Now, TruncHour
 from django.utils import timezone
 
 from jobs.models import Event, Job
+from jobs.models.clock import ago
 from jobs.models.engine import Engine
-from jobs.models.job import ago
+from jobs.queue.engines import runnable
 
 
 class Percentile(Aggregate):
@@ -45,9 +46,9 @@ def queue() -> dict[str, Any]:
 
 def impossible() -> list[dict[str, Any]]:
     """What is queued and no engine can run now: preset, kind, and the number of jobs."""
-    runnable = Engine.objects.runnable()
+    pairs = runnable()
     waiting: Any = Job.objects.queued().order_by().values("preset", "kind").annotate(jobs=Count("pk"))
-    return [row for row in waiting if f"{row['preset']}/{row['kind']}" not in runnable]
+    return [row for row in waiting if f"{row['preset']}/{row['kind']}" not in pairs]
 
 
 def engines() -> list[dict[str, Any]]:

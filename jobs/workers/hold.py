@@ -13,7 +13,6 @@ import shutil
 import socket
 import tempfile
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +21,10 @@ import psycopg
 from django.conf import settings
 from django.db import connection
 
-from comfy import workflow
 from comfy.client import Comfy
 from jobs.models import Job
-from jobs.models.job import CANCELLED
+from jobs.queue.claim import Claim, renew
+from jobs.queue.wake import CANCELLED
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class Heartbeat:
     """Renews, in a thread, the leases of the jobs that this process holds, three times per lease."""
 
     def __init__(self) -> None:
-        self._claims: dict[uuid.UUID, int] = {}
+        self._claims: set[Claim] = set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -52,16 +51,16 @@ class Heartbeat:
         self._ended.set()
         self._thread.join(timeout=5)
 
-    def hold(self, job: Job) -> None:
-        self._claims[job.pk] = job.fence
+    def hold(self, claim: Claim) -> None:
+        self._claims.add(claim)
 
-    def drop(self, job: Job) -> None:
-        self._claims.pop(job.pk, None)
+    def drop(self, claim: Claim) -> None:
+        self._claims.discard(claim)
 
     def _run(self) -> None:
         while not self._ended.wait(settings.JOB_LEASE / 3):
             try:
-                Job.objects.renew(dict(self._claims))
+                renew(list(self._claims))
             except Exception as error:  # whatever it is: without it the jobs in hand would be lost
                 logger.warning("heartbeat: %s", error)
                 connection.close()
@@ -117,7 +116,7 @@ def fetched(comfy: Comfy, folder: str, filename: str) -> Iterator[Path]:
 
 def remove_files(job: Job) -> None:
     """The job's folders on the GPU machine, where we can reach them: ComfyUI deletes nothing by itself."""
-    remove_folder(workflow.folder(job.pk))
+    remove_folder(job.folder)
 
 
 def remove_folder(folder: str) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from django.conf import settings
 from django.db import connection
 
-from comfy import workflow
 from comfy.client import Comfy, ComfyError, FileGone
 from jobs.media import storage, video
 from jobs.models import Job
-from jobs.models.job import FINAL, ClaimLost
+from jobs.models.job import FINAL
+from jobs.queue import causes
+from jobs.queue.claim import Claim, ClaimLost, claim_publish
 from jobs.workers.hold import WORKER, Heartbeat, fetched, remove_files, stopping
 from wanapi.postgres import AWAY
 
@@ -26,58 +27,57 @@ DATABASE_PAUSE = 1.0  # seconds between two tries to complete a job whose video 
 def publish() -> None:
     """Publishes rendered videos until none is left."""
     with Heartbeat() as heartbeat:
-        while not stopping.is_set() and (job := Job.objects.claim_publish(WORKER)):
-            heartbeat.hold(job)
+        while not stopping.is_set() and (claim := claim_publish(WORKER)):
+            job = claim.job
+            heartbeat.hold(claim)
             try:
-                publish_one(job)
+                publish_one(claim)
             except ClaimLost:
-                logger.warning("job %s: cancelled, or taken over", job.pk, extra=job.about)
+                logger.warning("job %s: cancelled, or taken over", job, extra=job.log_fields)
             except AWAY as error:
-                logger.warning("job %s: left to the next publisher: %s", job.pk, error, extra=job.about)
+                logger.warning("job %s: left to the next publisher: %s", job, error, extra=job.log_fields)
                 connection.close()
                 return
             finally:
-                heartbeat.drop(job)
+                heartbeat.drop(claim)
 
 
-def publish_one(job: Job) -> None:
+def publish_one(claim: Claim) -> None:
     """Fetches, checks and uploads one rendered video."""
+    job = claim.job
     try:
-        with rendered(job) as source:
+        with rendered_file(job) as source:
             finished = video.finish(source, source.with_name("video.mp4"))
             with uploaded(job, finished):
-                complete(job, finished)
+                complete(claim, finished)
     except (FileGone, video.Unplayable) as error:
-        logger.error("job %s: the video is gone or broken: %s", job.pk, error, extra=job.about)
-        job.lost_render(str(error))
+        logger.error("job %s: the video is gone or broken: %s", job, error, extra=job.log_fields)
+        claim.end(causes.LOST, str(error))
     except video.NotAsAsked as error:
-        logger.error("job %s: %s", job.pk, error, extra=job.about)
-        sentence = "ComfyUI rendered a video of another size, length or format than was asked for."
-        job.failed(sentence, reason="video", detail=str(error))
-    except ComfyError as error:
-        logger.warning("job %s: not published yet, trying again: %s", job.pk, error, extra=job.about)
-        job.publish_later(str(error))
-    except (storage.StorageError, OSError) as error:  # S3 or our disk: the next job would fare no better
-        logger.warning("job %s: not published yet, trying again: %s", job.pk, error, extra=job.about)
-        job.publish_later(str(error))
-        stopping.wait(STORAGE_PAUSE)
+        logger.error("job %s: %s", job, error, extra=job.log_fields)
+        claim.end(causes.NOT_AS_ASKED, str(error))
+    except (ComfyError, storage.StorageError, OSError) as error:
+        logger.warning("job %s: not published yet, trying again: %s", job, error, extra=job.log_fields)
+        claim.publish_later(str(error))
+        if not isinstance(error, ComfyError):  # S3 or our disk: the next job would fare no better
+            stopping.wait(STORAGE_PAUSE)
     if job.status in FINAL:
         remove_files(job)
 
 
 @contextmanager
-def rendered(job: Job) -> Iterator[Path]:
-    """The file from the engine that rendered it."""
+def rendered_file(job: Job) -> Iterator[Path]:
+    """The file from the engine that rendered it. Raises FileGone, or another ComfyError."""
     if job.engine is None:
         raise FileGone("The engine that rendered this is not known any more.")
-    with Comfy(job.engine.url) as comfy, fetched(comfy, workflow.folder(job.pk), job.output) as path:
+    with Comfy(job.engine.url) as comfy, fetched(comfy, job.folder, job.output) as path:
         yield path
 
 
 @contextmanager
 def uploaded(job: Job, finished: video.Video) -> Iterator[None]:
-    """In S3, unless the job is not completed with it: then not, for the object belongs to no row. (When the
-    database went away in between nobody knows, and it stays.)"""
+    """The video and its poster are in S3 within this block. If the job is not completed with them they are
+    deleted, since they belong to no row. (When Postgres went away in between nobody knows, and they stay.)"""
     try:
         storage.put(job.poster_key, video.poster(finished.path), "image/jpeg")
         storage.put_video(job.video_key, finished.path, filename=f"{job.pk}.mp4")
@@ -88,14 +88,14 @@ def uploaded(job: Job, finished: video.Video) -> Iterator[None]:
         raise
 
 
-def complete(job: Job, finished: video.Video) -> None:
+def complete(claim: Claim, finished: video.Video) -> None:
     """A database that is away for a moment must not cost the upload: tried again for as long as the lease."""
-    deadline = time.monotonic() + settings.JOB_LEASE
+    deadline, job = time.monotonic() + settings.JOB_LEASE, claim.job
     while True:
         try:
-            return job.completed(size=finished.size, frames=finished.frames, sha256=finished.sha256)
+            return claim.completed(size=finished.size, frames=finished.frames, sha256=finished.sha256)
         except AWAY as error:
-            logger.warning("job %s: the database is away, trying again: %s", job.pk, error, extra=job.about)
+            logger.warning("job %s: the database is away, trying again: %s", job, error, extra=job.log_fields)
             connection.close()
             if time.monotonic() > deadline:
                 raise

@@ -7,8 +7,9 @@ from django.db.models.functions import Now
 
 from jobs.media.storage import StorageError
 from jobs.models import Job
-from jobs.models.engine import seconds
+from jobs.models.clock import seconds
 from jobs.models.job import FINAL
+from jobs.queue.returns import purge
 from jobs.workers.hold import stopping
 from wanapi.postgres import AWAY
 
@@ -30,7 +31,7 @@ def purge_old() -> None:
             if stopping.is_set() or failed == MAX_FAILED:
                 break
             try:
-                count += job.purge()
+                count += purge(job)
                 failed = 0
             except StorageError as error:
                 failed += 1

@@ -16,6 +16,8 @@ from comfy import abilities, warmup, workflow
 from comfy.client import Comfy, ComfyError, Unfit, Unreachable
 from jobs.models import Job, metric
 from jobs.models.engine import DISK_FULL, GPU_FAILED, Engine
+from jobs.queue import engines
+from jobs.queue.claim import waiting_for
 from jobs.workers import hold
 
 logger = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ class EngineWatch:
 
     def tick(self) -> None:
         name, url = settings.ENGINE_NAME, settings.COMFYUI_URL
-        engine = Engine.objects.hold(name=name, url=url, worker=hold.WORKER)
+        engine = engines.hold(name=name, url=url, worker=hold.WORKER)
         if engine is None and self.engine is not None:
             logger.warning("engine %s: lost to another cluster", name)
         elif engine is None and not self._told:
@@ -90,10 +92,10 @@ class EngineWatch:
         passed, self._counted_at = now - self._counted_at, now
         if engine is None:
             return  # a standby
-        if engine.job_set.filter(status=Job.Status.PROCESSING, rendered_at=None).exists():
+        if Job.objects.filter(engine=engine, status=Job.Status.PROCESSING, rendered_at=None).exists():
             doing = "busy"
         else:
-            doing = "starved" if Job.objects.waiting_for(engine).exists() else "idle"
+            doing = "starved" if waiting_for(engine).exists() else "idle"
         metric.add({(f"gpu_{doing}_seconds", engine.name): passed})
 
     def _look(self, engine: Engine) -> None:
@@ -104,12 +106,12 @@ class EngineWatch:
         except Unfit as error:
             self._away(engine, error)
             if engine.must_restart or engine.trouble == DISK_FULL:  # that is not over
-                engine.report_unreachable()
+                engines.report_unreachable(engine)
             else:
-                engine.report_sick(error.message)
+                engines.report_sick(engine, error.message)
         except Unreachable as error:
             self._away(engine, error)
-            engine.report_unreachable()
+            engines.report_unreachable(engine)
         if well:
             self._pause, self._look_at = TICK, time.monotonic() + LOOK
         else:
@@ -138,7 +140,7 @@ class EngineWatch:
         if lacks != engine.lacks:
             names = ", ".join(lacks) or "nothing any more"
             logger.warning("engine %s: ComfyUI lacks: %s", engine.name, names)
-        engine.report(version=version, runs=runs, lacks=lacks)
+        engines.report_well(engine, version=version, runs=runs, lacks=lacks)
         self._lacks = lacks
         return True
 
@@ -147,7 +149,7 @@ class EngineWatch:
         missing = []
         for name in abilities.NODES:
             missing += comfy.missing_nodes([name])
-            engine.renew()
+            engines.renew(engine)
         return missing
 
     def _is_well_again(self, comfy: Comfy, engine: Engine, runs: list[str]) -> bool:
@@ -221,6 +223,6 @@ class EngineWatch:
     def end(self) -> None:
         if self.engine:
             try:
-                self.engine.release()
+                engines.release(self.engine)
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("engine %s: not released: %s", self.engine.name, error)

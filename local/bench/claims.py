@@ -17,6 +17,10 @@ from statistics import median, quantiles
 
 import django
 
+from jobs.queue import engines
+from jobs.queue.claim import claim_publish, claim_render, holding, renew
+from jobs.queue.returns import return_expired
+
 django.setup()
 
 from django.core.management import call_command  # noqa: E402
@@ -94,8 +98,8 @@ def play(number: int) -> None:
 
 
 def held(name: str) -> Engine:
-    engine = Engine.objects.hold(name=name, url="http://-", worker=name) or sys.exit("an engine was lost")
-    engine.report(version="-", runs=list(PAIRS), lacks=[])
+    engine = engines.hold(name=name, url="http://-", worker=name) or sys.exit("an engine was lost")
+    engines.report_well(engine, version="-", runs=list(PAIRS), lacks=[])
     return engine
 
 
@@ -131,9 +135,9 @@ class Worker:
     def tick(self) -> None:
         """As ``manage.py worker render`` and ``publish``, with a look at ComfyUI each time."""
         held(self.name)
-        self.engine.job_set.filter(status="processing", rendered_at=None).exists()
+        Job.objects.filter(engine=self.engine, status="processing", rendered_at=None).exists()
         metric.add({("gpu_busy_seconds", self.name): 2.0})
-        Job.objects.return_expired()
+        return_expired()
         Job.objects.to_render().exists()
         Job.objects.to_publish().exists()
 
@@ -143,21 +147,21 @@ class Worker:
 
     def render(self) -> None:
         began = time.monotonic()
-        job = Job.objects.claim_render(self.engine) or sys.exit("the queue ran empty")
+        claim = claim_render(self.engine) or sys.exit("the queue ran empty")
         self.waits.append(time.monotonic() - began)
-        job.begin(self.engine, lambda job: {"graph": {}})
-        job.started()
+        claim.begin(self.engine, {"graph": {}})
+        claim.started()
         for second in range(1, RENDER):
             if time.monotonic() > self.end:
                 return
             time.sleep(1)
             Engine.objects.held_by(self.name).exists()
-            Job.objects.standing({job.pk: job.fence})
-            job.advanced(second)
+            holding([claim])
+            claim.advanced(second)
             if second % 10 == 0:
-                Job.objects.renew({job.pk: job.fence})
-        job.rendered("-")
-        if rendered := Job.objects.claim_publish(self.name):
+                renew([claim])
+        claim.rendered("-")
+        if rendered := claim_publish(self.name):
             rendered.completed(size=1, frames=81, sha256="-")
 
 
@@ -168,7 +172,7 @@ def hammer() -> float:
 
     def claim(name: str) -> int:
         engine, count = held(name), 0
-        while Job.objects.claim_render(engine):
+        while claim_render(engine):
             count += 1
         connection.close()
         return count

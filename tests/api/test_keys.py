@@ -11,8 +11,11 @@ from django.test import Client
 from django.utils import timezone
 
 from jobs.models import Job
-from jobs.models.engine import seconds
+from jobs.models.clock import seconds
 from jobs.models.key import ApiKey
+from jobs.queue import causes
+from jobs.queue.claim import claim_render
+from jobs.queue.submit import requeue
 from tests.factories import make_job
 
 pytestmark = pytest.mark.django_db
@@ -188,14 +191,14 @@ class TestFairShare:
     def served(self, engine):
         """Whose jobs are claimed, in order."""
         order = []
-        while job := Job.objects.claim_render(engine):
-            order.append(job.key.name if job.key else "environment")
+        while claim := claim_render(engine):
+            order.append(claim.job.key.name if claim.job.key else "environment")
         return order
 
     def test_a_single_job_does_not_wait_for_another_keys_hundred(self, caller, engine):
         for _ in range(5):
             caller.submit()
-        Job.objects.claim_render(engine)
+        claim_render(engine)
         single = Caller(name="single")
 
         answer = single.submit()
@@ -256,12 +259,12 @@ class TestFairShare:
         for turn in (1, 2):
             job_id = caller.submit()["job_id"]
             assert Job.objects.get().turn == turn
-            Job.objects.claim_render(engine).failed("It failed.", reason="lost")
+            claim_render(engine).end(causes.NODE_FAILED, error="It failed.")
             assert caller.client.delete(f"/jobs/{job_id}").status_code == 204
 
     def test_requeued_jobs_take_new_turns(self, caller, engine):
         jobs = [make_job(key=caller.key, status="failed", turn=turn) for turn in range(1, 6)]
-        Job.objects.filter(pk__in=[job.pk for job in jobs]).requeue()
+        requeue(Job.objects.filter(pk__in=[job.pk for job in jobs]))
         Caller(name="other").submit()
 
         assert "other" in self.served(engine)[:2]
@@ -274,8 +277,8 @@ class TestFairShare:
         positions = {str(job.pk): job.position for job in Job.objects.all()}
 
         claimed = []
-        while job := Job.objects.claim_render(engine):
-            claimed.append(str(job.pk))
+        while claim := claim_render(engine):
+            claimed.append(str(claim.job.pk))
 
         assert [positions[job] for job in claimed] == [0, 1, 2, 3, 4, 5]
 

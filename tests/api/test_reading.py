@@ -6,7 +6,7 @@ import uuid
 import pytest
 from django.db.models.functions import Now
 
-from jobs.models.engine import seconds
+from jobs.models.clock import seconds
 from tests.factories import make_job
 
 pytestmark = pytest.mark.django_db

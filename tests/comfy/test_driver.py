@@ -16,6 +16,7 @@ import requests
 from comfy import abilities, client, warmup, workflow
 from comfy.client import Comfy, Failed, FileGone, Lacking, Refused, Rendered, Unfit, Unreachable
 from comfy.listener import Listener
+from jobs.models.job import folder
 from tests.factories import picture
 from tests.stack import NEWER_URL, REAL_COMFYUI, S3_URL, SIMULATOR_URL
 
@@ -62,7 +63,7 @@ class Prompt:
 
     def __init__(self, comfy, kind="text-to-video", fault=None, seconds=0.0, **options):
         self.comfy, self.kind, self.id = comfy, kind, str(uuid.uuid4())
-        self.folder = workflow.folder(uuid.UUID(self.id))
+        self.folder = folder(uuid.UUID(self.id))
         defaults = {"prompt": "A (very: nice) cat", "seed": uuid.UUID(self.id).int % 2**48}
         options = {"kind": kind, "preset": "fast", "prefix": f"{self.folder}/1"} | defaults | options
         self.graph = workflow.build(**options)

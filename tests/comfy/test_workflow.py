@@ -5,6 +5,7 @@ import uuid
 import pytest
 
 from comfy import workflow
+from jobs.models.job import prompt_id
 
 
 def build(**options):
@@ -85,5 +86,5 @@ def test_progress_runs_over_both_samplers(high, low, percent):
 def test_prompt_ids_are_the_same_for_everybody_and_differ_by_render():
     job_id = uuid.UUID(int=1)
 
-    assert workflow.prompt_id(job_id, 1) == workflow.prompt_id(job_id, 1)
-    assert workflow.prompt_id(job_id, 1) != workflow.prompt_id(job_id, 2)
+    assert prompt_id(job_id, 1) == prompt_id(job_id, 1)
+    assert prompt_id(job_id, 1) != prompt_id(job_id, 2)

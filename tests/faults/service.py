@@ -20,7 +20,7 @@ import requests
 from PIL import Image
 from psycopg.rows import dict_row
 
-from comfy import workflow
+from jobs.models.job import prompt_id
 from local import parts
 from local.parts import Part
 from local.stack import Stack
@@ -141,7 +141,7 @@ class Service:
         return requests.get(f"{self.stack.simulator_url}/simulator/log", timeout=10).json()  # type: ignore[no-any-return]
 
     def prompts(self, job_id: str, log: list[dict[str, Any]] | None = None) -> int:
-        ids = {workflow.prompt_id(uuid.UUID(job_id), render) for render in range(1, 20)}
+        ids = {prompt_id(uuid.UUID(job_id), render) for render in range(1, 20)}
         entries = self.log() if log is None else log
         return sum(entry["event"] == "accepted" and entry["prompt_id"] in ids for entry in entries)
 

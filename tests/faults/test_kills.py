@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from comfy import workflow
+from jobs.models.job import folder
 from tests.factories import FULL
 from tests.faults.service import image, until
 from tests.faults.worker import PUBLISH_POINTS, RENDER_POINTS
@@ -75,7 +75,7 @@ def test_comfyui(service, figure):
 def test_comfyui_while_it_writes_the_file(service):
     """What is left of it is not taken for a video."""
     job_id = service.submit()
-    output = service.stack.folder / "comfyui" / "output" / workflow.folder(job_id)
+    output = service.stack.folder / "comfyui" / "output" / folder(job_id)
     until(lambda: output.exists() and any(file.stat().st_size for file in output.iterdir()))
 
     service.kill("comfy.simulator")

@@ -58,11 +58,12 @@ class Failpoints:
         self.orders = orders
 
     def reached(self, point: str, job: Any = None) -> None:
+        """``job``: a job, or the claim of one."""
         try:
             order = json.loads(self.orders.read_text())
         except FileNotFoundError:
             return
-        if order["point"] != point or order["job"] not in (None, str(job)):
+        if order["point"] != point or order["job"] not in (None, str(getattr(job, "job", job))):
             return
         if not order["again"]:
             try:
@@ -99,8 +100,8 @@ def install(points: Failpoints) -> None:
     from comfy.listener import Listener
     from comfy.workflow import SAMPLERS
     from jobs.media import storage, video
-    from jobs.models import Job
-    from jobs.models.job import JobQuerySet
+    from jobs.queue.claim import Claim
+    from jobs.workers import publish, render
 
     def step(_: None, listener: Any, message: dict[str, Any]) -> str:
         nodes = (message.get("data") or {}).get("nodes") or {}
@@ -116,21 +117,21 @@ def install(points: Failpoints) -> None:
         return "upload begun" if isinstance(data, bytes) and data.startswith(b"PUT ") else ""
 
     wrap = points.wrap
-    wrap(JobQuerySet, "claim_render", before="before claim", after=lambda job, *_: job and "claimed")
+    wrap(render, "claim_render", before="before claim", after=lambda claim, *_: claim and "claimed")
     wrap(Comfy, "upload_image", after="image uploaded")
-    wrap(Job, "begin", after="prompt id committed")
+    wrap(Claim, "begin", after="prompt id committed")
     wrap(urllib3.connection.HTTPConnection, "request", after=sent)
     wrap(Comfy, "submit", after="prompt answered")
-    wrap(Job, "started", after="running")
+    wrap(Claim, "started", after="running")
     wrap(Listener, "_take", after=step)
     wrap(Comfy, "result", after=lambda result, *_: isinstance(result, Rendered) and "history written")
-    wrap(Job, "rendered", after="rendered")
+    wrap(Claim, "rendered", after="rendered")
     wrap(Comfy, "forget", after="history forgotten")
-    wrap(JobQuerySet, "claim_publish", after=lambda job, *_: job and "publish claimed")
+    wrap(publish, "claim_publish", after=lambda claim, *_: claim and "publish claimed")
     wrap(video, "finish", before="fetched", after="checked")
     wrap(botocore.awsrequest.AWSConnection, "send", after=put)
     wrap(storage, "put_video", after="uploaded")
-    wrap(Job, "completed", after="completed")
+    wrap(Claim, "completed", after="completed")
 
 
 if __name__ == "__main__":

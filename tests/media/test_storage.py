@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 
 from jobs.media import storage
 from jobs.models import Job
+from jobs.queue.returns import purge
 from tests.factories import make_job
 from tests.fronts import serving as serving_front
 from tests.stores import Store, serving
@@ -86,7 +87,7 @@ class TestStoresThatWork:
         storage.put_video(job.video_key, video, filename="x.mp4")
 
         assert requests.get(storage.link(job.video_key), timeout=5).content == b"hello"
-        assert job.purge() == 1  # it never had an image, nor a poster
+        assert purge(job) == 1  # it never had an image, nor a poster
         assert made.objects == {}
 
     def test_no_request_bears_what_some_stores_refuse(self, store, manners, video):

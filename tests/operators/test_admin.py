@@ -11,7 +11,12 @@ from django.db.models.functions import Now
 
 from comfy.workflow import PAIRS
 from jobs.models import Job
-from jobs.models.engine import Engine, seconds
+from jobs.models.clock import seconds
+from jobs.models.engine import Engine
+from jobs.queue import causes, engines
+from jobs.queue.claim import claim_render
+from jobs.queue.submit import requeue as queue_again
+from jobs.queue.submit import submit
 from tests.factories import make_job, picture
 from tests.operators.pages import ENGINES, JOBS, act, cell, listed, page, requeue, source
 from tests.stack import S3_URL
@@ -127,7 +132,7 @@ class TestDetail:
 
     def test_the_graph_that_was_sent(self, admin, engine):
         job = make_job()
-        Job.objects.claim_render(engine).begin(engine, lambda job: {"save": {"class_type": "SaveVideo"}})
+        claim_render(engine).begin(engine, {"save": {"class_type": "SaveVideo"}})
 
         text = html.unescape(page(admin, f"{JOBS}{job.pk}/change/"))
 
@@ -166,12 +171,12 @@ class TestConsole:
 
     def test_a_failure_still_counts_when_the_job_was_requeued(self, admin, engine):
         make_job(status="failed")
-        Job.objects.all().requeue()
+        queue_again(Job.objects.all())
 
         assert "<b>100.0%</b> failed, last day" in page(admin, "/admin/")
 
     def test_jobs_that_no_engine_can_render_are_told(self, admin, engine):
-        engine.report(version="test", runs=["fast/image-to-video"], lacks=["vae/x"])
+        engines.report_well(engine, version="test", runs=["fast/image-to-video"], lacks=["vae/x"])
         make_job()
 
         text = page(admin, "/admin/now/")
@@ -219,7 +224,7 @@ class TestEngines:
 def test_an_engine_without_a_worker_is_removed_and_its_jobs_wait_for_it_no_more(admin, engine):
     gone = Engine.objects.create(name="gone", url="http://gone")
     job = make_job(engine=gone, render=1)
-    assert Job.objects.claim_render(engine) is None
+    assert claim_render(engine) is None
     chosen = {"action": "remove", "_selected_action": [engine.pk, gone.pk]}
 
     answer = admin.post(ENGINES, chosen, follow=True)
@@ -228,7 +233,7 @@ def test_an_engine_without_a_worker_is_removed_and_its_jobs_wait_for_it_no_more(
         "Removed: gone.",
         "An engine that a worker holds stays: stop it first.",
     ]
-    assert Job.objects.claim_render(engine) == job
+    assert claim_render(engine).job == job
 
 
 @pytest.mark.parametrize("path", [JOBS, JOBS + "{}/change/"])
@@ -242,14 +247,14 @@ def test_nothing_that_others_wrote_becomes_html(admin, path):
 
 
 def test_what_comfyui_reports_becomes_no_html(admin, engine):
-    engine.report(version=EVIL, runs=PAIRS, lacks=[EVIL])
+    engines.report_well(engine, version=EVIL, runs=PAIRS, lacks=[EVIL])
 
     assert EVIL not in page(admin, ENGINES)
 
 
 def test_a_jobs_page_tells_what_happened_to_it_and_by_whom(admin_client, engine):
-    job = Job.objects.submit(Job(kind="text-to-video", prompt="A cat"))
-    Job.objects.claim_render(engine).failed("It failed.", reason="node", detail="Traceback: in line 7")
+    job = submit(Job(kind="text-to-video", prompt="A cat"))
+    claim_render(engine).end(causes.NODE_FAILED, "Traceback: in line 7", error="It failed.")
     requeue(admin_client, job)
 
     page = admin_client.get(f"/admin/jobs/job/{job.pk}/change/").content.decode()

@@ -11,7 +11,10 @@ from django.db.models.functions import Now
 
 from jobs.media import storage
 from jobs.models import ApiKey, Event, Job
-from jobs.models.engine import seconds
+from jobs.models.clock import seconds
+from jobs.queue import causes
+from jobs.queue.claim import claim_render
+from jobs.queue.returns import purge
 from tests.factories import COMFYUI, make_job
 from tests.stack import S3_URL
 
@@ -154,7 +157,7 @@ class TestPurge:
         put_objects(job)
         manage("requeue_jobs", job.pk)
 
-        assert job.purge() == 0  # the row as the command read it, a moment earlier
+        assert purge(job) == 0  # the row as the command read it, a moment earlier
         assert (states(job), objects(job)) == (["queued"], 3)
 
     def test_without_s3_the_rows_stay_for_another_try(self, settings):
@@ -212,9 +215,9 @@ class TestCancel:
 class TestJob:
     def test_everything_about_one(self, engine):
         job = make_job(prompt="A red cat")
-        claimed = Job.objects.claim_render(engine)
-        claimed.begin(engine, lambda job: {"node": {"class_type": "SaveVideo"}})
-        claimed.failed("It failed.", reason="node", detail="Traceback: a node of ComfyUI")
+        claim = claim_render(engine)
+        claim.begin(engine, {"node": {"class_type": "SaveVideo"}})
+        claim.end(causes.NODE_FAILED, "Traceback: a node of ComfyUI", error="It failed.")
 
         text = manage("job", job.pk)
         told = json.loads(manage("job", job.pk, "--json"))

@@ -11,8 +11,10 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from jobs.api.views import HealthView
-from jobs.models.engine import Engine, seconds
+from jobs.models.clock import seconds
+from jobs.models.engine import Engine
 from jobs.operators import health
+from jobs.queue import engines
 from tests.factories import make_job
 from wanapi.within import Threads
 
@@ -60,17 +62,17 @@ class TestModelLoaded:
         assert ask(client)["model_loaded"] is True
 
     def test_not_when_a_model_file_is_missing(self, client, engine):
-        engine.report(version="test", runs=["fast/text-to-video"], lacks=["vae/x.safetensors"])
+        engines.report_well(engine, version="test", runs=["fast/text-to-video"], lacks=["vae/x.safetensors"])
 
         assert ask(client)["model_loaded"] is False
 
     def test_not_when_its_comfyui_stopped_answering(self, client, engine):
-        engine.report_unreachable()
+        engines.report_unreachable(engine)
 
         assert ask(client)["model_loaded"] is False
 
     def test_not_when_its_worker_left(self, client, engine):
-        engine.release()
+        engines.release(engine)
 
         assert ask(client)["model_loaded"] is False
 
@@ -80,9 +82,9 @@ class TestModelLoaded:
         assert ask(client)["model_loaded"] is True
 
     def test_two_that_can_run_one_kind_each_are_enough(self, client, engine):
-        engine.report(version="test", runs=["fast/text-to-video"], lacks=["vae/x.safetensors"])
-        other = Engine.objects.hold(name="other", url="http://other", worker="other")
-        other.report(version="test", runs=["fast/image-to-video"], lacks=["vae/y.safetensors"])
+        engines.report_well(engine, version="test", runs=["fast/text-to-video"], lacks=["vae/x.safetensors"])
+        other = engines.hold(name="other", url="http://other", worker="other")
+        engines.report_well(other, version="test", runs=["fast/image-to-video"], lacks=["vae/y.safetensors"])
 
         assert ask(client)["model_loaded"] is True
 
@@ -161,7 +163,7 @@ class TestReady:
 
     def test_with_one_that_lacks_files_says_which(self, client, engine):
         lacks = [f"loras/{name}" for name in "abcde"]
-        engine.report(version="test", runs=["fast/text-to-video"], lacks=lacks)
+        engines.report_well(engine, version="test", runs=["fast/text-to-video"], lacks=lacks)
 
         told = "No engine can render image-to-video: lacks loras/a, loras/b, loras/c and 2 more."
         assert self.ready(client) == {"engines": told}
@@ -178,7 +180,7 @@ class TestReady:
         assert "only reads" in self.ready(client)["database"]
 
     def test_with_a_sick_one_says_why(self, client, engine):
-        engine.report_sick("ComfyUI runs nothing of its queue; it must be restarted.")
+        engines.report_sick(engine, "ComfyUI runs nothing of its queue; it must be restarted.")
 
         told = self.ready(client)["engines"]
         assert told.endswith(": ComfyUI runs nothing of its queue; it must be restarted.")

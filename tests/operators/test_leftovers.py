@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 from jobs.management.commands import purge_leftovers
 from jobs.media import storage
 from jobs.models import Job
+from jobs.queue import returns
 from jobs.workers.hold import TEMPORARY
 from tests.factories import make_job, picture
 from tests.stack import S3_URL
@@ -57,7 +58,7 @@ def put(s3, *keys):
 def removed():
     """The id of a job that this database knew."""
     job = make_job(status="completed")
-    assert job.purge() == 1
+    assert returns.purge(job) == 1
     return job.pk
 
 
@@ -98,7 +99,7 @@ def test_what_is_not_of_our_form_is_neither_touched_nor_listed(s3, keys, purge, 
     upload = s3.create_multipart_upload(Bucket="wanapi", Key="videos/family/wedding-4k.mov")
 
     assert purge("--even-unknown") == "0 leftovers removed.\n"
-    assert done.purge() == 1
+    assert returns.purge(done) == 1
 
     assert keys() == theirs
     uploads = s3.list_multipart_uploads(Bucket="wanapi")["Uploads"]
@@ -138,9 +139,7 @@ def test_two_installations_share_a_bucket_by_their_prefixes(s3, keys, purge, set
 
 
 def test_the_image_of_a_request_that_broke_off_is_known(api, s3, keys, purge, monkeypatch):
-    monkeypatch.setattr(
-        "jobs.models.job.JobQuerySet.submit", lambda *_: 1 / 0
-    )  # as if the process was killed
+    monkeypatch.setattr("jobs.api.intake.submit", lambda *_: 1 / 0)  # as if the process was killed
     image = base64.b64encode(picture()).decode()
     api.post("/generate", {"prompt": "A cat", "image_base64": image}, content_type="application/json")
     assert len(keys()) == 1

@@ -12,8 +12,12 @@ from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
 from jobs.models import Job, metric
-from jobs.models.engine import Engine, seconds
+from jobs.models.clock import seconds
 from jobs.models.key import ApiKey
+from jobs.queue import causes, engines
+from jobs.queue.claim import claim_render
+from jobs.queue.returns import cancel
+from jobs.queue.submit import requeue
 from jobs.workers.publish import publish
 from jobs.workers.render import render
 from jobs.workers.watch import EngineWatch
@@ -67,15 +71,15 @@ def test_a_counter_that_would_not_be_shown_is_noticed():
 
 def test_failures_are_counted_by_reason(scrape, engine):
     make_job()
-    Job.objects.claim_render(engine).failed("It failed.", reason="node", detail="in /opt\0\ud800")
+    claim_render(engine).end(causes.NODE_FAILED, "in /opt\0\ud800", error="It failed.")
 
     assert scrape()[("wanapi_jobs_failed_total", "node")] == 1
 
 
 def test_counters_count_also_what_several_processes_do_at_once_and_survive_the_jobs(scrape):
     make_job(status="failed"), make_job(status="failed")
-    Job.objects.all().requeue()
-    Job.objects.all().cancel()
+    requeue(Job.objects.all())
+    cancel(Job.objects.all())
     Job.objects.all().delete()
 
     found = scrape()
@@ -85,11 +89,11 @@ def test_counters_count_also_what_several_processes_do_at_once_and_survive_the_j
 
 def test_nothing_is_counted_of_what_was_rolled_back(scrape, engine, monkeypatch):
     make_job()
-    job = Job.objects.claim_render(engine)
-    monkeypatch.setattr("jobs.models.job.wake", lambda cluster: 1 / 0)
+    claim = claim_render(engine)
+    monkeypatch.setattr("jobs.queue.claim.wake", lambda cluster: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
-        job.lost_render()
+        claim.end(causes.LOST)
 
     assert scrape()[("wanapi_job_events_total", "lost")] == 0
 
@@ -97,7 +101,7 @@ def test_nothing_is_counted_of_what_was_rolled_back(scrape, engine, monkeypatch)
 def test_the_gpus_time_is_told_by_what_it_did(scrape, settings, engine):
     settings.ENGINE_NAME = "gpu"
     watch = EngineWatch()
-    watch.engine = Engine.objects.hold(name="gpu", url=SIMULATOR_URL, worker="another")
+    watch.engine = engines.hold(name="gpu", url=SIMULATOR_URL, worker="another")
     watch.engine.runs = ["fast/text-to-video"]
 
     watch._count(watch.engine)
@@ -125,7 +129,7 @@ def test_jobs_that_no_engine_can_render_are_told(scrape, api, engine):
     make_job()
     assert scrape()[("wanapi_jobs_impossible",)] == 0
 
-    engine.report(version="test", runs=["fast/image-to-video"], lacks=["vae/x"])
+    engines.report_well(engine, version="test", runs=["fast/image-to-video"], lacks=["vae/x"])
 
     assert scrape()[("wanapi_jobs_impossible",)] == 1
 

@@ -1,6 +1,7 @@
 """The job's states, the claim, the lease and the fence, on the real Postgres."""
 
 import threading
+from functools import partial
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -12,10 +13,15 @@ from django_q.models import OrmQ
 
 from comfy.workflow import PAIRS
 from jobs.models import Job
-from jobs.models.engine import Engine, seconds
-from jobs.models.job import MAX_LAPSES, ClaimLost, wake_if_idle
+from jobs.models.clock import seconds
+from jobs.models.engine import Engine
+from jobs.queue import causes, engines
+from jobs.queue.claim import ClaimLost, claim_publish, claim_render, renew
+from jobs.queue.returns import return_expired
+from jobs.queue.submit import requeue
+from jobs.queue.wake import wake_if_idle
 from jobs.workers.hold import WORKER
-from tests.factories import make_job, no_graph
+from tests.factories import make_job
 
 pytestmark = pytest.mark.django_db
 
@@ -26,19 +32,19 @@ def expire(job):
 
 def claimed(engine, **fields):
     make_job(**fields)
-    return Job.objects.claim_render(engine)
+    return claim_render(engine)
 
 
 class TestClaim:
     def test_the_oldest_job_comes_first(self, engine):
         new, old = make_job(), make_job(turn=0)
 
-        assert Job.objects.claim_render(engine) == old
-        assert Job.objects.claim_render(engine) == new
-        assert Job.objects.claim_render(engine) is None
+        assert claim_render(engine).job == old
+        assert claim_render(engine).job == new
+        assert claim_render(engine) is None
 
     def test_it_takes_a_lease_a_fence_and_counts_an_attempt(self, engine):
-        job = claimed(engine)
+        job = claimed(engine).job
 
         assert (job.status, job.worker, job.fence, job.attempt) == ("queued", WORKER, 1, 1)
         assert job.lease_until is not None
@@ -47,53 +53,53 @@ class TestClaim:
         make_job(turn=0)
         begun = make_job(engine=engine, render=1)
 
-        assert Job.objects.claim_render(engine) == begun
+        assert claim_render(engine).job == begun
 
     def test_while_s3_gives_no_images_no_image_job_is_begun_and_a_begun_one_goes_on(self, engine):
         make_job(kind="image-to-video")
         begun = make_job(kind="image-to-video", engine=engine, render=1)
 
-        assert Job.objects.claim_render(engine, images=False) == begun
-        assert Job.objects.claim_render(engine, images=False) is None
+        assert claim_render(engine, images=False).job == begun
+        assert claim_render(engine, images=False) is None
 
     def test_a_render_begun_elsewhere_is_left_alone(self, engine):
         other = Engine.objects.create(name="other", url="http://other", seen_at=Now())
         make_job(engine=other, render=1)
 
-        assert Job.objects.claim_render(engine) is None
+        assert claim_render(engine) is None
 
     def test_after_the_grace_another_engine_may_begin_it_anew(self, engine, settings):
         gone = Engine.objects.create(name="gone", url="http://gone", seen_at=Now() - seconds(601))
         job = make_job(engine=gone, render=1, started_at=Now(), progress=50)
 
-        claimed = Job.objects.claim_render(engine)
-        claimed.begin(engine, no_graph)
+        claim = claim_render(engine)
+        claim.begin(engine, {})
 
-        assert claimed == job
-        assert (claimed.render, claimed.progress, claimed.started_at) == (2, 0, None)
+        assert claim.job == job
+        assert (claim.job.render, claim.job.progress, claim.job.started_at) == (2, 0, None)
 
     def test_a_grace_that_ran_out_while_all_was_down_costs_an_engine_nothing(self, engine):
         """Its own renders may still be in ComfyUI, however long nobody looked."""
         begun = make_job(engine=engine, render=1)
         Engine.objects.update(seen_at=Now() - seconds(9999))
 
-        assert Job.objects.claim_render(engine).engine == engine
+        assert claim_render(engine).job.engine == engine
         assert begun.render == 1
 
     def test_a_job_that_two_workers_did_not_survive_is_claimed_alone_or_not_at_all(self, engine):
         suspect = make_job(lapses=2, turn=0)
         innocent = make_job(lapses=1)
 
-        assert Job.objects.claim_render(engine, suspects=False) == innocent
-        assert Job.objects.claim_render(engine, suspects=False) is None
-        assert Job.objects.claim_render(engine) == suspect
+        assert claim_render(engine, suspects=False).job == innocent
+        assert claim_render(engine, suspects=False) is None
+        assert claim_render(engine).job == suspect
 
     def test_a_job_that_is_to_wait_waits(self, engine):
         job = make_job(not_before=Now() + seconds(60))
-        assert Job.objects.claim_render(engine) is None
+        assert claim_render(engine) is None
 
         Job.objects.filter(pk=job.pk).update(not_before=Now())
-        assert Job.objects.claim_render(engine) == job
+        assert claim_render(engine).job == job
 
     @pytest.mark.parametrize(
         "trouble", [{"ready": False}, {"lease_until": Now() - seconds(1)}, {"worker": "another"}]
@@ -102,16 +108,16 @@ class TestClaim:
         make_job()
         Engine.objects.filter(pk=engine.pk).update(**trouble)
 
-        assert Job.objects.claim_render(engine) is None
+        assert claim_render(engine) is None
 
     def test_finished_videos_are_claimed_in_the_order_they_were_rendered(self):
         late = make_job(status="processing", rendered_at=Now())
         early = make_job(status="processing", rendered_at=Now() - seconds(9))
         make_job(status="processing")
 
-        assert Job.objects.claim_publish(WORKER) == early
-        assert Job.objects.claim_publish(WORKER) == late
-        assert Job.objects.claim_publish(WORKER) is None
+        assert claim_publish(WORKER).job == early
+        assert claim_publish(WORKER).job == late
+        assert claim_publish(WORKER) is None
 
 
 @pytest.mark.django_db(transaction=True)
@@ -122,8 +128,8 @@ def test_workers_that_race_for_jobs_never_get_the_same_one(engine):
 
     def worker():
         barrier.wait()
-        while job := Job.objects.claim_render(engine):
-            got.append(job.pk)
+        while claim := claim_render(engine):
+            got.append(claim.job.pk)
         connection.close()
 
     threads = [threading.Thread(target=worker) for _ in range(4)]
@@ -138,52 +144,48 @@ def test_workers_that_race_for_jobs_never_get_the_same_one(engine):
 class TestFence:
     def test_a_worker_whose_claim_was_taken_over_changes_nothing(self, engine):
         stale = claimed(engine)
-        expire(stale)
-        Job.objects.return_expired()
-        fresh = Job.objects.claim_render(engine)
+        expire(stale.job)
+        return_expired()
+        fresh = claim_render(engine).job
 
         writes = [
-            lambda: stale.begin(engine, no_graph),
+            lambda: stale.begin(engine, {}),
             stale.started,
             lambda: stale.advanced(50),
             lambda: stale.rendered("x.mp4"),
             lambda: stale.completed(size=1, frames=1, sha256="0"),
-            lambda: stale.failed("x", reason="other"),
-            stale.lost_render,
-            lambda: stale.snooze("because"),
-            stale.ran_out_of_memory,
-            lambda: stale.hand_back("because"),
             stale.publish_later,
+            *(partial(stale.end, cause) for cause in causes.ALL),
         ]
         for write in writes:
             with pytest.raises(ClaimLost):
                 write()
         before = Job.objects.filter(pk=fresh.pk).values().get()
-        Job.objects.renew({stale.pk: stale.fence})
+        renew([stale])
         assert Job.objects.filter(pk=fresh.pk).values().get() == before
 
     def test_a_lease_that_ran_out_and_was_not_taken_still_counts(self, engine):
-        job = claimed(engine)
-        expire(job)
+        claim = claimed(engine)
+        expire(claim.job)
 
-        job.begin(engine, no_graph)
+        claim.begin(engine, {})
 
-        assert job.render == 1
+        assert claim.job.render == 1
 
     def test_nobody_begins_a_render_on_an_engine_that_was_lost(self, engine):
-        job = claimed(engine)
+        claim = claimed(engine)
         Engine.objects.update(worker="another")
 
         with pytest.raises(ClaimLost):
-            job.begin(engine, no_graph)
+            claim.begin(engine, {})
 
     @pytest.mark.django_db(transaction=True)
     def test_a_write_never_takes_the_next_holders_fence_for_its_own(self, engine, monkeypatch):
         """What it reads back is its own: until then nobody else can get at the row."""
-        job, others = claimed(engine), []
+        claim, others = claimed(engine), []
 
         def look():
-            row = Job.objects.select_for_update(skip_locked=True).filter(pk=job.pk)
+            row = Job.objects.select_for_update(skip_locked=True).filter(pk=claim.job.pk)
             with transaction.atomic():
                 others.append(list(row))
             connection.close()
@@ -194,50 +196,54 @@ class TestFence:
             thread.join()
 
         monkeypatch.setattr(Job, "refresh_from_db", refresh)
-        job.advanced(5)
+        claim.advanced(5)
 
         assert others == [[]]
 
     def test_completing_twice_is_no_loss(self, engine):
         """A commit whose answer was lost is tried again, and its object must not be deleted for that."""
-        job = make_job(status="processing", rendered_at=Now())
-        job = Job.objects.claim_publish(WORKER)
+        make_job(status="processing", rendered_at=Now())
+        claim = claim_publish(WORKER)
         facts = {"size": 1, "frames": 81, "sha256": "0" * 64}
 
-        job.completed(**facts)
-        job.completed(**facts)
+        claim.completed(**facts)
+        claim.completed(**facts)
 
-        assert job.status == "completed"
+        assert claim.job.status == "completed"
+
+
+def test_a_finished_render_wakes_the_publishers(engine):
+    claimed(engine).rendered("1_00001_.mp4")
+
+    assert OrmQ.objects.filter(key="publish").count() == 1
 
 
 class TestReturned:
     def test_a_render_goes_back_to_the_queue_and_keeps_its_engine(self, engine):
-        job = claimed(engine)
-        job.begin(engine, no_graph)
-        job.started()
-        expire(job)
+        claim = claimed(engine)
+        claim.begin(engine, {})
+        claim.started()
+        expire(job := claim.job)
 
-        Job.objects.return_expired()
+        return_expired()
 
         job.refresh_from_db()
         assert (job.status, job.engine, job.render, job.lapses) == ("queued", engine, 1, 1)
 
     def test_a_finished_render_stays_processing_for_the_next_publisher(self):
         make_job(status="processing", rendered_at=Now())
-        job = Job.objects.claim_publish(WORKER)
-        expire(job)
+        expire(job := claim_publish(WORKER).job)
 
-        Job.objects.return_expired()
+        return_expired()
 
-        assert Job.objects.claim_publish("another") == job
+        assert claim_publish("another").job == job
 
     def test_a_job_that_kills_every_worker_fails(self, engine):
         job = make_job(engine=engine, render=1, started_at=Now())
-        for _ in range(MAX_LAPSES):
-            job = Job.objects.claim_render(engine)
-            job.started()  # adopted: that it runs is no news
+        for _ in range(causes.LEASE_RAN_OUT.limit):
+            claim_render(engine).started()  # it was adopted: that it runs is no progress
             expire(job)
-            Job.objects.return_expired()
+            return_expired()
 
         job.refresh_from_db()
         assert (job.status, job.attempt) == ("failed", 5)
@@ -246,45 +252,46 @@ class TestReturned:
     def test_progress_gives_new_chances(self, engine):
         job = make_job(lapses=4)
 
-        Job.objects.claim_render(engine).started()
+        claim_render(engine).started()
         expire(job)
-        Job.objects.return_expired()
+        return_expired()
 
         job.refresh_from_db()
         assert (job.status, job.lapses) == ("queued", 1)
 
     def test_handing_back_counts_nothing(self, engine):
-        job = claimed(engine)
+        claim = claimed(engine)
 
-        job.hand_back("because")
+        claim.end(causes.HANDED_BACK, "because")
 
+        job = claim.job
         assert (job.status, job.attempt, job.lapses, job.lease_until) == ("queued", 0, 0, None)
 
     def test_the_third_lost_render_fails_the_job(self, engine):
-        job = claimed(engine)
-        job.lost_render()
-        Job.objects.claim_render(engine).lost_render()
-        job = Job.objects.claim_render(engine)
-        job.lost_render()
+        claimed(engine).end(causes.LOST)
+        claim_render(engine).end(causes.LOST)
+        claim = claim_render(engine)
+        claim.end(causes.LOST)
 
+        job = claim.job
         assert (job.status, job.attempt) == ("failed", 3)
         assert job.error == "The render was lost 3 times on the GPU server; given up."
 
     def test_the_second_time_out_of_memory_fails_the_job(self, engine):
-        claimed(engine).ran_out_of_memory()
-        job = Job.objects.claim_render(engine)
-        job.ran_out_of_memory()
+        claimed(engine).end(causes.OUT_OF_MEMORY)
+        claim = claim_render(engine)
+        claim.end(causes.OUT_OF_MEMORY)
 
-        assert job.status == "failed"
+        assert claim.job.status == "failed"
 
     def test_publishing_is_tried_again_with_growing_pauses(self):
         make_job(status="processing", rendered_at=Now())
         pauses = []
         for _ in range(8):
-            job = Job.objects.claim_publish(WORKER)
+            claim = claim_publish(WORKER)
             began = timezone.now()
-            job.publish_later()
-            pauses.append(round((job.not_before - began).total_seconds()))
+            claim.publish_later()
+            pauses.append(round((claim.job.not_before - began).total_seconds()))
             Job.objects.update(not_before=None)
 
         assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
@@ -292,27 +299,27 @@ class TestReturned:
 
 class TestEngine:
     def test_one_worker_holds_it_and_a_second_waits(self, engine):
-        assert Engine.objects.hold(name="sim", url="http://x", worker="another") is None
+        assert engines.hold(name="sim", url="http://x", worker="another") is None
 
     def test_after_its_lease_the_next_one_takes_it_with_the_renders_left_there(self, engine):
-        job = claimed(engine)
-        job.begin(engine, no_graph)
-        job.started()
+        claim = claimed(engine)
+        claim.begin(engine, {})
+        claim.started()
         Engine.objects.update(lease_until=Now() - seconds(1))
 
-        taken = Engine.objects.hold(name="sim", url="http://x", worker="another")
-        taken.report(version="", runs=PAIRS, lacks=[])
+        taken = engines.hold(name="sim", url="http://x", worker="another")
+        engines.report_well(taken, version="", runs=PAIRS, lacks=[])
 
-        assert Job.objects.claim_render(taken) == job
+        assert claim_render(taken).job == claim.job
 
     def test_a_worker_holds_one_engine_only(self, engine):
         with pytest.raises(IntegrityError), transaction.atomic():
-            Engine.objects.hold(name="second", url="http://x", worker=WORKER)
+            engines.hold(name="second", url="http://x", worker=WORKER)
 
     def test_release_gives_it_to_the_next_at_once(self, engine):
-        engine.release()
+        engines.release(engine)
 
-        assert Engine.objects.hold(name="sim", url="http://x", worker="another")
+        assert engines.hold(name="sim", url="http://x", worker="another")
 
 
 class TestRequeue:
@@ -328,7 +335,7 @@ class TestRequeue:
             progress=70,
         )
 
-        assert Job.objects.all().requeue() == 1
+        assert requeue(Job.objects.all()) == 1
 
         job.refresh_from_db()
         assert (job.status, job.error, job.attempt, job.lost, job.progress) == ("queued", "", 0, 0, 0)
@@ -338,7 +345,7 @@ class TestRequeue:
         for status in ("queued", "processing", "completed"):
             make_job(status=status)
 
-        assert Job.objects.all().requeue() == 0
+        assert requeue(Job.objects.all()) == 0
 
 
 def test_a_wakeup_is_sent_again_only_when_none_waits():
@@ -394,7 +401,7 @@ def test_at_100_000_rows_the_claim_and_the_list_use_their_indexes(engine):
     waiting, newest = Job.objects.to_render().in_order(), Job.objects.order_by("-created_at", "-id")
 
     with CaptureQueriesContext(connection) as queries:
-        Job.objects.claim_render(engine)
+        claim_render(engine)
     claims = [query["sql"] for query in queries if "SKIP LOCKED" in query["sql"]]
     assert len(claims) == 2  # those begun here, then the others
     for claim in claims:
@@ -410,9 +417,9 @@ def test_at_100_000_rows_the_claim_and_the_list_use_their_indexes(engine):
 
 def test_counters_are_never_written_from_memory(engine):
     """Two transitions of one claim add up, whatever the object in hand says."""
-    job = claimed(engine)
-    Job.objects.filter(pk=job.pk).update(render=F("render") + 5)
+    claim = claimed(engine)
+    Job.objects.filter(pk=claim.job.pk).update(lost=F("lost") + 5)
 
-    job.begin(engine, no_graph)
+    claim.end(causes.LOST)
 
-    assert job.render == 6
+    assert claim.job.lost == 6

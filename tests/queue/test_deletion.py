@@ -8,11 +8,11 @@ import pytest
 from django.db.models.functions import Now
 from django_q.models import OrmQ
 
-from jobs.management.commands.worker import run_tick
 from jobs.media import storage
 from jobs.models import Job
-from jobs.models.engine import seconds
-from jobs.models.job import PUBLISH
+from jobs.models.clock import seconds
+from jobs.queue.wake import PUBLISH
+from jobs.workers.cluster import run_tick
 from jobs.workers.retention import DAY, purge_old
 from tests.factories import make_job
 from tests.stack import S3_URL

@@ -26,13 +26,20 @@ from hypothesis.stateful import (
 
 from comfy.workflow import PAIRS
 from jobs.models import Job
-from jobs.models.engine import Engine, seconds
-from jobs.models.job import FINAL, ClaimLost
-from tests.factories import FULL, make_job, no_graph
+from jobs.models.clock import seconds
+from jobs.models.engine import Engine
+from jobs.models.job import FINAL
+from jobs.queue import causes, engines
+from jobs.queue.claim import ClaimLost, claim_publish, claim_render, renew
+from jobs.queue.returns import cancel, return_expired
+from jobs.queue.submit import requeue, submit
+from tests.factories import FULL, make_job
 
 EXAMPLES, STEPS = (150, 100) if FULL else (15, 60)
 INTERLEAVINGS = 1000 if FULL else 50
 COUNTERS = ("lost", "out_of_memory", "lapses", "publish_tries")
+# LEASE_RAN_OUT is not the holder's to tell, and NOT_PUBLISHED is told by publish_later().
+RENDER_CAUSES = [each for each in causes.ALL if each not in (causes.LEASE_RAN_OUT, causes.NOT_PUBLISHED)]
 VIDEO = {"size": 1, "frames": 81, "sha256": "0" * 64}
 PAST = Now() - seconds(1)
 LEGAL = {
@@ -46,7 +53,7 @@ LEGAL = {
 }
 workers = st.sampled_from(["worker 1", "worker 2", "worker 3"])
 ENGINES = ["gpu 1", "gpu 2"]
-engines = st.sampled_from(ENGINES)
+names = st.sampled_from(ENGINES)
 
 
 class Jobs(RuleBasedStateMachine):
@@ -58,7 +65,7 @@ class Jobs(RuleBasedStateMachine):
         for model in (Job, Engine, OrmQ):
             model.objects.all().delete()
         Engine.objects.bulk_create(Engine(name=name, url="http://gpu") for name in ENGINES)
-        Job.objects.submit(Job(kind="text-to-video", prompt="A cat"))
+        submit(Job(kind="text-to-video", prompt="A cat"))
         Jobs.steps -= 1  # the look before the first step
         self.held = {}  # job id -> fence of its live claim
         self.expired = set()  # those of them whose lease ran out
@@ -68,12 +75,12 @@ class Jobs(RuleBasedStateMachine):
     def table(self):
         return {row["id"]: row for row in Job.objects.values()}
 
-    def write(self, job, method, *args, releases=False, counts=None, **options):
+    def write(self, claim, method, *args, releases=False, counts=None, **options):
         """A worker's write, by a claim that it may have lost long ago."""
-        live = self.held.get(job.pk) == job.fence
+        live = self.held.get(claim.job.pk) == claim.fence
         before = self.table()
         try:
-            getattr(job, method)(*args, **options)
+            getattr(claim, method)(*args, **options)
         except ClaimLost:
             assert not live, f"{method}: the holder was refused"
             assert self.table() == before, f"{method}: a stale write changed a row"
@@ -81,19 +88,19 @@ class Jobs(RuleBasedStateMachine):
         assert live, f"{method}: a stale write was accepted"
         self.counted = {counts, "lapses"}
         if releases:
-            del self.held[job.pk]
+            del self.held[claim.job.pk]
 
     # The client and the operator
 
     @rule()
     def submit(self):
         if Job.objects.exclude(status__in=FINAL).count() < 2:  # few, so that events meet on one job
-            Job.objects.submit(Job(kind="text-to-video", prompt="A cat"))
+            submit(Job(kind="text-to-video", prompt="A cat"))
 
     @rule(data=st.data())
     def cancel(self, data):
         job = self.one(data)
-        if job and Job.objects.filter(pk=job.pk).cancel():
+        if job and cancel(Job.objects.filter(pk=job.pk)):
             assert job.status not in FINAL
             self.held.pop(job.pk, None)
 
@@ -101,7 +108,7 @@ class Jobs(RuleBasedStateMachine):
     def requeue(self, data):
         job = self.one(data)
         if job:
-            requeued = Job.objects.filter(pk=job.pk).requeue()
+            requeued = requeue(Job.objects.filter(pk=job.pk))
             assert bool(requeued) == (job.status in ("failed", "cancelled"))
             self.requeued = {job.pk} if requeued else set()
 
@@ -121,11 +128,11 @@ class Jobs(RuleBasedStateMachine):
         if noticed:
             self.tick()
 
-    @rule(name=engines)
+    @rule(name=names)
     def engine_lease_runs_out(self, name):
         Engine.objects.filter(name=name, lease_until__isnull=False).update(lease_until=PAST)
 
-    @rule(name=engines)
+    @rule(name=names)
     def engine_falls_silent(self, name):
         Engine.objects.filter(name=name).update(seen_at=Now() - seconds(3600), lease_until=None, worker="")
 
@@ -135,7 +142,7 @@ class Jobs(RuleBasedStateMachine):
 
     def tick(self):
         lapsed = {pk for pk in self.held if pk in self.expired}
-        assert Job.objects.return_expired() == len(lapsed)
+        assert return_expired() == len(lapsed)
         self.drop(lapsed)
 
     def drop(self, lapsed):
@@ -151,97 +158,86 @@ class Jobs(RuleBasedStateMachine):
         mine = Engine.objects.held_by(worker).filter(name=name).exists()
         if Engine.objects.filter(worker=worker).exclude(name=name).exists():
             return  # a worker has one engine
-        engine = Engine.objects.hold(name=name, url="http://gpu", worker=worker)
+        engine = engines.hold(name=name, url="http://gpu", worker=worker)
         if engine:
             assert engine.worker == worker
-            engine.report(version="", runs=PAIRS, lacks=[])
+            engines.report_well(engine, version="", runs=PAIRS, lacks=[])
             self.drop(set() if mine else theirs)
 
-    @rule(name=engines)
+    @rule(name=names)
     def release_engine(self, name):
-        Engine.objects.get(name=name).release()
+        engines.release(Engine.objects.get(name=name))
 
-    @rule(target=renders, name=engines, worker=workers, suspects=st.booleans())
+    @rule(target=renders, name=names, worker=workers, suspects=st.booleans())
     def claim_render(self, name, worker, suspects):
         self.hold_engine(name, worker)
         engine = Engine.objects.get(name=name)
         engine.worker = worker  # what it believes
         holds = Engine.objects.held_by(worker).filter(name=name, ready=True).exists()
-        job = Job.objects.claim_render(engine, suspects=suspects)
-        if job is None:
+        claim = claim_render(engine, suspects=suspects)
+        if claim is None:
             return multiple()
         assert holds
+        job = claim.job
         assert suspects or job.lapses < 2
         if job.engine and job.engine != engine:
             assert Engine.objects.silent().filter(pk=job.engine.pk).exists()
-        return self.claimed(job)
+        return self.claimed(claim)
 
     @rule(target=publishes, worker=workers)
     def claim_publish(self, worker):
-        job = Job.objects.claim_publish(worker)
-        return self.claimed(job) if job else multiple()
+        claim = claim_publish(worker)
+        return self.claimed(claim) if claim else multiple()
 
-    def claimed(self, job):
-        assert job.pk not in self.held, "claimed twice"
-        self.held[job.pk] = job.fence
-        self.expired.discard(job.pk)
-        return job
+    def claimed(self, claim):
+        assert claim.job.pk not in self.held, "claimed twice"
+        self.held[claim.job.pk] = claim.fence
+        self.expired.discard(claim.job.pk)
+        return claim
 
-    @rule(job=renders | publishes)
-    def heartbeat(self, job):
-        Job.objects.renew({job.pk: job.fence})
-        if self.held.get(job.pk) == job.fence:
-            self.expired.discard(job.pk)
+    @rule(claim=renders | publishes)
+    def heartbeat(self, claim):
+        renew([claim])
+        if self.held.get(claim.job.pk) == claim.fence:
+            self.expired.discard(claim.job.pk)
 
-    @rule(job=renders)
-    def begin(self, job):
-        engine = Engine.objects.held_by(job.worker).first()
-        if engine and job.status == "queued":  # what a worker saw start, it does not begin
-            self.write(job, "begin", engine, no_graph)
+    @rule(claim=renders)
+    def begin(self, claim):
+        engine = Engine.objects.held_by(claim.job.worker).first()
+        if engine and claim.job.status == "queued":  # what a worker saw start, it does not begin
+            self.write(claim, "begin", engine, {})
 
-    @rule(job=renders)
-    def started(self, job):
-        self.write(job, "started")
+    @rule(claim=renders)
+    def started(self, claim):
+        self.write(claim, "started")
 
-    @rule(job=renders, progress=st.integers(1, 99))
-    def advanced(self, job, progress):
-        if job.started_at:
-            self.write(job, "advanced", progress)
+    @rule(claim=renders, progress=st.integers(1, 99))
+    def advanced(self, claim, progress):
+        if claim.job.started_at:
+            self.write(claim, "advanced", progress)
 
-    @rule(job=renders)
-    def rendered(self, job):
-        self.write(job, "rendered", "1_00001_.mp4", releases=True)
+    @rule(claim=renders)
+    def rendered(self, claim):
+        self.write(claim, "rendered", "1_00001_.mp4", releases=True)
 
-    @rule(job=renders)
-    def handed_back(self, job):
-        self.write(job, "hand_back", "because", releases=True)
+    @rule(claim=renders, cause=st.sampled_from(RENDER_CAUSES))
+    def ended(self, claim, cause):
+        self.write(claim, "end", cause, "because", error="It failed.", releases=True, counts=cause.counter)
 
-    @rule(job=renders)
-    def lost_prompt(self, job):
-        self.write(job, "snooze", "because", releases=True)
+    @rule(claim=publishes, cause=st.sampled_from([causes.LOST, causes.NOT_AS_ASKED]))
+    def not_published(self, claim, cause):
+        self.write(claim, "end", cause, "because", releases=True, counts=cause.counter)
 
-    @rule(job=renders)
-    def ran_out_of_memory(self, job):
-        self.write(job, "ran_out_of_memory", releases=True, counts="out_of_memory")
+    @rule(claim=publishes)
+    def published_later(self, claim):
+        self.write(claim, "publish_later", releases=True, counts="publish_tries")
 
-    @rule(job=renders | publishes)
-    def lost_render(self, job):
-        self.write(job, "lost_render", releases=True, counts="lost")
-
-    @rule(job=renders | publishes)
-    def failed(self, job):
-        self.write(job, "failed", "It failed.", reason="other", releases=True)
-
-    @rule(job=publishes)
-    def published_later(self, job):
-        self.write(job, "publish_later", releases=True, counts="publish_tries")
-
-    @rule(job=consumes(publishes), twice=st.booleans())
-    def completed(self, job, twice):
-        self.write(job, "completed", **VIDEO, releases=True)
-        if twice and job.status == "completed":  # the answer to the first commit was lost
+    @rule(claim=consumes(publishes), twice=st.booleans())
+    def completed(self, claim, twice):
+        self.write(claim, "completed", **VIDEO, releases=True)
+        if twice and claim.job.status == "completed":  # the answer to the first commit was lost
             before = self.table()
-            job.completed(**VIDEO)
+            claim.completed(**VIDEO)
             assert self.table() == before
 
     # What holds after every step
@@ -277,17 +273,17 @@ class Jobs(RuleBasedStateMachine):
         """Whatever had happened: one healthy worker brings every job to its end."""
         Engine.objects.update(worker="", lease_until=None)
         Job.objects.exclude(lease_until=None).update(lease_until=PAST)
-        Job.objects.return_expired()
+        return_expired()
         Job.objects.exclude(not_before=None).update(not_before=PAST)
         for name in ENGINES:
-            engine = Engine.objects.hold(name=name, url="http://gpu", worker=name)
-            engine.report(version="", runs=PAIRS, lacks=[])
-            while job := Job.objects.claim_render(engine):
-                job.begin(engine, no_graph)
-                job.started()
-                job.rendered("1_00001_.mp4")
-        while job := Job.objects.claim_publish("publisher"):
-            job.completed(**VIDEO)
+            engine = engines.hold(name=name, url="http://gpu", worker=name)
+            engines.report_well(engine, version="", runs=PAIRS, lacks=[])
+            while claim := claim_render(engine):
+                claim.begin(engine, {})
+                claim.started()
+                claim.rendered("1_00001_.mp4")
+        while claim := claim_publish("publisher"):
+            claim.completed(**VIDEO)
         assert not Job.objects.exclude(status__in=FINAL).exists()
 
 
@@ -316,47 +312,47 @@ def test_any_order_of_events(figure):
 
 def held_job(stage):
     """A job in the hands of worker 1."""
-    engine = Engine.objects.hold(name="gpu", url="http://gpu", worker="worker 1")
-    engine.report(version="", runs=PAIRS, lacks=[])
+    engine = engines.hold(name="gpu", url="http://gpu", worker="worker 1")
+    engines.report_well(engine, version="", runs=PAIRS, lacks=[])
     make_job()
-    job = Job.objects.claim_render(engine)
-    job.begin(engine, no_graph)
-    job.started()
+    claim = claim_render(engine)
+    claim.begin(engine, {})
+    claim.started()
     if stage == "publish":
-        job.rendered("1_00001_.mp4")
-        job = Job.objects.claim_publish("worker 1")
-    return job
+        claim.rendered("1_00001_.mp4")
+        claim = claim_publish("worker 1")
+    return claim
 
 
 def take_over(how, stage):
     """Cancels the job, or lets its lease run out and claims it; None if there was nothing to claim."""
     if how == "cancel":
-        return Job.objects.all().cancel()
+        return cancel(Job.objects.all())
     Job.objects.exclude(lease_until=None).update(lease_until=PAST)
-    Job.objects.return_expired()
+    return_expired()
     Engine.objects.update(worker="worker 2", ready=True, lease_until=Now() + seconds(60))
     return claim_again(stage)
 
 
 def claim_again(stage):
     if stage == "publish":
-        return Job.objects.claim_publish("worker 2")
-    return Job.objects.claim_render(Engine.objects.get())
+        return claim_publish("worker 2")
+    return claim_render(Engine.objects.get())
 
 
 WRITES = {
     "render": [
-        lambda job: job.advanced(50),
-        lambda job: job.rendered("x.mp4"),
-        lambda job: job.lost_render(),
-        lambda job: job.hand_back("because"),
-        lambda job: job.failed("It failed.", reason="other"),
+        lambda claim: claim.advanced(50),
+        lambda claim: claim.rendered("x.mp4"),
+        lambda claim: claim.end(causes.LOST),
+        lambda claim: claim.end(causes.HANDED_BACK),
+        lambda claim: claim.end(causes.NODE_FAILED, error="It failed."),
     ],
     "publish": [
-        lambda job: job.completed(**VIDEO),
-        lambda job: job.publish_later(),
-        lambda job: job.lost_render(),
-        lambda job: job.failed("It failed.", reason="other"),
+        lambda claim: claim.completed(**VIDEO),
+        lambda claim: claim.publish_later(),
+        lambda claim: claim.end(causes.LOST),
+        lambda claim: claim.end(causes.NOT_AS_ASKED),
     ],
 }
 
@@ -366,10 +362,10 @@ def test_a_stale_workers_write_at_the_moment_of_the_takeover(figure):
     """Whichever comes first in Postgres: the write was the holder's, or it left no trace."""
     dice, refused = random.Random(4), 0
 
-    def write_at_once(job, write, barrier):
+    def write_at_once(claim, write, barrier):
         barrier.wait()
         try:
-            write(job)
+            write(claim)
         except ClaimLost:
             return False
         return True
@@ -379,8 +375,7 @@ def test_a_stale_workers_write_at_the_moment_of_the_takeover(figure):
             Job.objects.all().delete()
             Engine.objects.all().delete()
             stage, how = dice.choice(["render", "publish"]), dice.choice(["cancel", "claim"])
-            job, barrier = held_job(stage), Barrier(2)
-            stale = Job.objects.get()
+            stale, barrier = held_job(stage), Barrier(2)
             wrote = other.submit(write_at_once, stale, dice.choice(WRITES[stage]), barrier)
             barrier.wait()
             taken_over = take_over(how, stage)
@@ -390,11 +385,11 @@ def test_a_stale_workers_write_at_the_moment_of_the_takeover(figure):
                     claim_again(stage)
                 row = Job.objects.get()
                 taken = {
-                    "cancel": ("cancelled", job.fence, "worker 1", 0),
-                    "claim": (row.status, job.fence + 1, "worker 2", 1),
+                    "cancel": ("cancelled", stale.fence, "worker 1", 0),
+                    "claim": (row.status, stale.fence + 1, "worker 2", 1),
                 }
                 assert (row.status, row.fence, row.worker, row.lapses) == taken[how]
-                assert (row.progress, row.lost, row.publish_tries) == (job.progress, 0, 0)
+                assert (row.progress, row.lost, row.publish_tries) == (stale.job.progress, 0, 0)
                 assert row.error == ("Cancelled." if how == "cancel" else "")
         other.submit(lambda: connection.close()).result()  # that thread's
 

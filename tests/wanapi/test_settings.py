@@ -7,7 +7,7 @@ import socket
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from jobs.management.commands import worker
+from jobs.workers import cluster
 from local.parts import ROOT
 from wanapi import environment
 from wanapi import settings as module
@@ -312,7 +312,7 @@ def test_engines_that_are_not_named_are_told_apart(load, url, name):
 def test_a_folder_of_comfyui_that_is_not_there_is_told(settings, caplog, tmp_path):
     settings.COMFYUI_INPUT_DIR, settings.COMFYUI_OUTPUT_DIR = str(tmp_path), str(tmp_path / "none")
 
-    worker.tell_of_missing_folders()
+    cluster.tell_of_missing_folders()
 
     [told] = caplog.messages
     assert told.startswith(f"COMFYUI_OUTPUT_DIR: there is no folder {tmp_path}/none")

@@ -3,10 +3,11 @@
 import pytest
 from django.db import connection
 
-from comfy import workflow
 from comfy.client import Comfy
 from jobs.media import storage
 from jobs.models import Job
+from jobs.models.job import prompt_id
+from jobs.queue.submit import requeue
 from jobs.workers.hold import stopping
 from jobs.workers.publish import publish
 from jobs.workers.render import render
@@ -67,7 +68,7 @@ class TestTheGPU:
         job = submit()
         background()
         eventually(lambda: Job.objects.get().status == "processing")
-        prompt_id = workflow.prompt_id(Job.objects.get().pk, 1)
+        prompt_id = Job.objects.get().prompt_id
         eventually(listens)
 
         cancel(api, job)
@@ -84,7 +85,7 @@ class TestTheGPU:
         cancel(api, first)
 
         eventually(lambda: Job.objects.get(pk=second).status == "processing")
-        assert simulator.log("interrupted")[-1] == workflow.prompt_id(Job.objects.get(pk=first).pk, 1)
+        assert simulator.log("interrupted")[-1] == prompt_id(Job.objects.get(pk=first).pk, 1)
 
     def test_a_waiting_prompt_is_deleted_and_the_running_one_not_touched(
         self, api, submit, engine, simulator, background, slow
@@ -114,7 +115,7 @@ class TestTheGPU:
         background()
 
         eventually(lambda: Job.objects.filter(status="processing").exists())
-        assert simulator.log("interrupted")[-1] == workflow.prompt_id(Job.objects.get(pk=first).pk, 1)
+        assert simulator.log("interrupted")[-1] == prompt_id(Job.objects.get(pk=first).pk, 1)
 
     def test_nothing_of_it_is_left(self, api, submit, engine, simulator, background, slow):
         job = Job.objects.get(pk=submit())
@@ -150,4 +151,4 @@ class TestTheGPU:
 def test_a_cancelled_job_can_be_requeued(engine):
     make_job(status="cancelled", error="Cancelled.")
 
-    assert Job.objects.all().requeue() == 1
+    assert requeue(Job.objects.all()) == 1

@@ -12,8 +12,8 @@ from itertools import chain
 import pytest
 import requests
 
-from comfy import workflow
 from comfy.simulator.nodes import MODELS
+from jobs.models.job import prompt_id
 from local import parts as local_parts
 from local.gpu import Gpu
 from local.parts import ROOT
@@ -105,7 +105,7 @@ def test_workers_come_and_go_and_each_job_is_done_once_and_in_turn(stack):
         urls = [stack.env["COMFYUI_URL"], second.url, third.url, fourth.url]
         prompts = [accepted(url) for url in urls]
 
-    once = {workflow.prompt_id(uuid.UUID(job), 1) for job in jobs + late}
+    once = {prompt_id(uuid.UUID(job), 1) for job in jobs + late}
     assert sorted(chain(*prompts)) == sorted(once)  # each job one prompt, on one of them
     assert all(prompts)
     assert before_the_others_last < JOBS - 6
@@ -125,6 +125,6 @@ def test_beside_an_engine_that_lacks_model_files_no_job_fails(stack):
         until(lambda: {client.status(job) for job in jobs} == {"completed"}, within=120)
 
         assert accepted(poor.url) == []
-        images = {workflow.prompt_id(uuid.UUID(job), 1) for job in jobs[1::2]}
+        images = {prompt_id(uuid.UUID(job), 1) for job in jobs[1::2]}
         assert not images & set(accepted(half.url))
         assert accepted(half.url)

@@ -10,11 +10,12 @@ import pytest
 from django.db import connection
 from django.db.models.functions import Now
 
-from comfy import workflow
 from comfy.client import NO_COMFYUI, Comfy, Unfit
 from jobs.models import Event, Job
-from jobs.models.engine import Engine, seconds
-from jobs.models.job import MAX_SNOOZE
+from jobs.models.clock import seconds
+from jobs.models.engine import Engine
+from jobs.models.job import prompt_id
+from jobs.queue import causes, engines
 from jobs.workers import watch as watches
 from jobs.workers.denials import Denials
 from jobs.workers.hold import WORKER
@@ -301,8 +302,8 @@ class TestWhatIsAboutTheServer:
 
     def test_one_whose_end_is_not_told_holds_up_nobody_and_its_file_is_taken(self, front, engine, submit):
         first, others = submit(), [submit(), submit()]
-        prompt_id = workflow.prompt_id(row(first).pk, 1)
-        front.rule = to(f"/history/{prompt_id}", 500, HTML, PAGE)
+        prompt = prompt_id(row(first).pk, 1)
+        front.rule = to(f"/history/{prompt}", 500, HTML, PAGE)
 
         go_on(lambda: all(row(job).rendered_at for job in [first, *others]))
 
@@ -358,7 +359,7 @@ class TestDenials:
         denials.denied("prompt", job, lasting=True)
         denials.passed("prompt", other)
 
-        now[0] += MAX_SNOOZE + 60
+        now[0] += causes.NOT_TAKEN.longest_pause + 60
 
         assert denials.denied("prompt", job, lasting=True) == "job"
 
@@ -387,7 +388,7 @@ class TestSickness:
         assert (Engine.objects.get().trouble, Engine.objects.get().ready) == ("It is sick.", False)
 
     def test_one_that_must_be_restarted_is_not_well_after_another_trouble(self, watch, engine, front):
-        engine.report_sick("ComfyUI runs nothing of its queue; it must be restarted.", ["a-prompt"])
+        engines.report_sick(engine, "ComfyUI runs nothing of its queue; it must be restarted.", ["a-prompt"])
         front.rule = lambda *_: (429, HTML, PAGE)
 
         watch.tick()

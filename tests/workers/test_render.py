@@ -16,7 +16,10 @@ from comfy import workflow
 from comfy.client import Comfy
 from jobs.media import storage
 from jobs.models import Job
-from jobs.models.engine import Engine, seconds
+from jobs.models.clock import seconds
+from jobs.models.engine import Engine
+from jobs.models.job import folder, prompt_id
+from jobs.queue import engines
 from jobs.workers.hold import WORKER, stopping
 from jobs.workers.publish import publish
 from jobs.workers.render import render
@@ -90,7 +93,7 @@ class TestTheWholeWay:
 
         render()
 
-        prompts = [workflow.prompt_id(Job.objects.get(pk=job).pk, 1) for job in jobs]
+        prompts = [prompt_id(Job.objects.get(pk=job).pk, 1) for job in jobs]
         assert simulator.log("started")[-3:] == prompts
 
 
@@ -139,10 +142,9 @@ class TestOneRunsOneWaits:
         self, submit, engine, simulator, background, slow
     ):
         held = make_job(engine=engine, render=1, lease_until=Now() + seconds(60))
-        prompt_id = workflow.prompt_id(held.pk, 1)
         with Comfy(SIMULATOR_URL) as comfy:
             graph = workflow.build(kind="text-to-video", preset="fast", prompt="", seed=3, prefix="z/1")
-            comfy.submit(prompt_id, graph, str(engine.pk))
+            comfy.submit(held.prompt_id, graph, str(engine.pk))
             submit()
 
             submit()
@@ -151,7 +153,7 @@ class TestOneRunsOneWaits:
 
             eventually(lambda: comfy.queue().pending)  # one new one waits behind it
             eventually(lambda: Job.objects.filter(worker=WORKER).count() == 2)
-            assert prompt_id in comfy.queue().running
+            assert held.prompt_id in comfy.queue().running
             time.sleep(0.2)  # some rounds, in which nothing more may be posted
             assert len(comfy.queue().marked(str(engine.pk))) == 2
 
@@ -212,7 +214,7 @@ class TestAdoption:
         job = Job.objects.get(pk=submit())
         render()
         Job.objects.update(status="queued", rendered_at=None, output="")
-        file = COMFYUI / "output" / workflow.folder(job.pk) / "1_00001_.mp4"
+        file = COMFYUI / "output" / folder(job.pk) / "1_00001_.mp4"
         file.write_bytes(file.read_bytes()[:size])
 
         render()
@@ -312,7 +314,9 @@ class TestTroubleInComfyUI:
         assert Job.objects.get().status == "queued"
 
     def test_what_an_engine_cannot_run_it_does_not_claim(self, submit, engine, simulator):
-        engine.report(version="test", runs=["fast/text-to-video", "quality/image-to-video"], lacks=["x"])
+        engines.report_well(
+            engine, version="test", runs=["fast/text-to-video", "quality/image-to-video"], lacks=["x"]
+        )
         image, text = submit(image_base64=base64.b64encode(picture()).decode()), submit()
 
         render()
@@ -391,7 +395,7 @@ class TestPublishing:
         return now(job)
 
     def path(self, job):
-        return COMFYUI / "output" / workflow.folder(job.pk) / job.output
+        return COMFYUI / "output" / folder(job.pk) / job.output
 
     def objects(self, job):
         s3 = boto3.client("s3", endpoint_url=S3_URL)

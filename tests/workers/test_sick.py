@@ -8,6 +8,7 @@ import requests
 from comfy import warmup, workflow
 from jobs.models import Event, Job, Metric
 from jobs.models.engine import Engine
+from jobs.queue import engines
 from jobs.workers.hold import stopping
 from jobs.workers.render import render
 from jobs.workers.watch import EngineWatch
@@ -109,7 +110,7 @@ def test_a_gpu_that_failed_is_well_when_a_warm_up_succeeds(submit, watch, engine
 
 def test_what_a_restart_does_not_mend_is_not_restarted(watch, engine, settings, tmp_path):
     settings.COMFYUI_RESTART_COMMAND = f"echo restarted >> {tmp_path}/log"
-    engine.report_sick("COMFYUI_URL leads to a redirect: name the address of ComfyUI itself.")
+    engines.report_sick(engine, "COMFYUI_URL leads to a redirect: name the address of ComfyUI itself.")
     Engine.objects.update(url="http://127.0.0.1:1")
 
     watch.tick()
@@ -132,7 +133,7 @@ def test_what_was_handed_back_says_why(submit, engine, simulator, background):
 
 def test_the_operators_command_restarts_it_once(watch, engine, settings, tmp_path):
     settings.COMFYUI_RESTART_COMMAND = f"echo restarted >> {tmp_path}/log"
-    engine.report_sick("ComfyUI runs nothing of its queue; it must be restarted.", ["a-prompt"])
+    engines.report_sick(engine, "ComfyUI runs nothing of its queue; it must be restarted.", ["a-prompt"])
     Engine.objects.update(url="http://127.0.0.1:1")  # as while it restarts
 
     watch.tick()
@@ -143,7 +144,7 @@ def test_the_operators_command_restarts_it_once(watch, engine, settings, tmp_pat
 
 
 def test_a_wakeup_is_not_sent_to_a_sick_engine(submit, watch, engine):
-    from jobs.management.commands.worker import work_waits
+    from jobs.workers.cluster import work_waits
 
     submit()
     watch.tick()
@@ -160,7 +161,7 @@ class TestWarmUp:
     @pytest.fixture(autouse=True)
     def cold(self, engine, settings):
         settings.WARM_UP = True
-        engine.report_unreachable()
+        engines.report_unreachable(engine)
 
     @pytest.fixture
     def warmed_up(self, simulator):
@@ -201,7 +202,7 @@ class TestWarmUp:
     def test_a_new_worker_finds_it_warm(self, watch, warmed_up, engine):
         self.until_ready(watch)
         for _ in range(3):  # workers that were killed
-            engine.report_unreachable()
+            engines.report_unreachable(engine)
             successor = EngineWatch()
             successor.tick()
             assert Engine.objects.get().ready
@@ -211,7 +212,7 @@ class TestWarmUp:
     def test_one_that_restarted_is_cold_again(self, watch, simulator, engine):
         self.until_ready(watch)
         simulator.fault("forget")
-        engine.report_unreachable()
+        engines.report_unreachable(engine)
 
         EngineWatch().tick()
 
@@ -222,7 +223,7 @@ class TestWarmUp:
         simulator.fault("out_of_memory", count=2)
         submit()
         render()
-        engine.report_unreachable()
+        engines.report_unreachable(engine)
 
         EngineWatch().tick()
 
@@ -234,7 +235,7 @@ def test_one_that_runs_a_render_of_ours_is_warm(submit, watch, engine, simulator
     background()
     eventually(lambda: Job.objects.get().started_at)
     settings.WARM_UP, before = True, len(simulator.log("finished"))
-    engine.report_unreachable()
+    engines.report_unreachable(engine)
 
     assert eventually(lambda: watch.tick() or Engine.objects.get().ready)
     assert len(simulator.log("finished")) == before

@@ -2,6 +2,7 @@
 
 from jobs.management.selection import JobsCommand
 from jobs.models.job import JobQuerySet
+from jobs.queue.returns import cancel
 
 
 class Command(JobsCommand):
@@ -10,4 +11,4 @@ class Command(JobsCommand):
     done = "cancelled"
 
     def change(self, jobs: JobQuerySet) -> int:
-        return jobs.cancel("by manage.py cancel_jobs")
+        return cancel(jobs, "by manage.py cancel_jobs")

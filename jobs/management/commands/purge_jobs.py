@@ -10,7 +10,9 @@ from tqdm import tqdm
 from jobs.management.arguments import age, status
 from jobs.media.storage import StorageError
 from jobs.models import Job
-from jobs.models.job import FINAL, ago
+from jobs.models.clock import ago
+from jobs.models.job import FINAL
+from jobs.queue.returns import purge
 from jobs.workers.retention import MAX_FAILED
 
 
@@ -36,7 +38,7 @@ class Command(BaseCommand):
         removed, failed, in_a_row = 0, 0, 0
         for job in tqdm(jobs.in_pages("finished_at", 200), total=jobs.count(), unit=" jobs", disable=None):
             try:
-                removed += job.purge()
+                removed += purge(job)
                 in_a_row = 0
             except StorageError as error:
                 self.stderr.write(f"Job {job.pk} stays: {error}")

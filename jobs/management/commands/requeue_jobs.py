@@ -2,6 +2,7 @@
 
 from jobs.management.selection import JobsCommand
 from jobs.models.job import REQUEUABLE, JobQuerySet
+from jobs.queue.submit import requeue
 
 
 class Command(JobsCommand):
@@ -10,4 +11,4 @@ class Command(JobsCommand):
     done = "requeued"
 
     def change(self, jobs: JobQuerySet) -> int:
-        return jobs.requeue("by manage.py requeue_jobs")
+        return requeue(jobs, "by manage.py requeue_jobs")

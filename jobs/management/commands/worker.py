@@ -1,53 +1,11 @@
-"""``manage.py worker render|publish``: a django-q2 cluster, and the tick that keeps it honest.
+"""``manage.py worker render|publish``."""
 
-django-q2 runs the tasks. What it does not do by itself is added here:
-
-* a tick every two seconds holds the engine, returns jobs whose lease ran out, and wakes the cluster up when
-  work waits, so that nothing hangs on one message;
-* the children die with the main process, and when one of them dies unexpectedly the whole cluster leaves
-  with an exit code other than 0, to be restarted by its supervisor: half a cluster would hold jobs for ever;
-* SIGTERM, also to the whole process group, reaches the main process only, which tells the running task to
-  hand over.
-"""
-
-import ctypes
-import logging
-import os
-import signal
-import sys
-import threading
-import time
 from typing import Any
 
-import django_q.cluster
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
-from django.db import DatabaseError, InterfaceError, NotSupportedError, connection
-from django_q.models import OrmQ
-from django_q.tasks import async_task
 
-from jobs.models import Event, Job, Metric
-from jobs.models.engine import Engine
-from jobs.models.job import PUBLISH, RENDER, wake_if_idle
-from jobs.workers import hold, retention
-from jobs.workers.watch import TICK, EngineWatch
-
-logger = logging.getLogger(__name__)
-
-LEAVE = 7.0  # seconds after SIGTERM until what is left is killed
-PR_SET_PDEATHSIG = 1
-
-
-class Sentinel(django_q.cluster.Sentinel):
-    def reincarnate(self, process: Any) -> None:
-        """A pusher or monitor may end by itself when the database is away, and is replaced. One that was
-        killed, or a worker, may have died with a lock of the queues in its hands."""
-        if process in self.pool or process.exitcode < 0:
-            logger.critical(
-                "a process of the cluster died (%s); leaving, to be started afresh", process.exitcode
-            )
-            os._exit(1)
-        super().reincarnate(process)
+from jobs.queue.wake import PUBLISH, RENDER
+from jobs.workers.cluster import run
 
 
 class Command(BaseCommand):
@@ -58,105 +16,4 @@ class Command(BaseCommand):
         parser.add_argument("cluster", choices=[RENDER, PUBLISH])
 
     def handle(self, *, cluster: str, **options: Any) -> None:
-        wait_for_tables()
-        tell_of_missing_folders()
-        q2 = start_cluster()
-        stop = threading.Event()
-        watch = EngineWatch() if cluster == RENDER else None
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, lambda *_: stop.set())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        tick = threading.Thread(target=run_tick, args=(cluster, stop, watch), name="tick", daemon=True)
-        tick.start()
-        logger.info("%s cluster started as %s", cluster, hold.WORKER)
-        while q2.sentinel.is_alive() and tick.is_alive() and not stop.wait(0.5):
-            pass
-        code = 0 if stop.is_set() else 1
-        stop.set()
-        hold.stopping.set()
-        leave(q2)
-        tick.join(timeout=1)
-        if watch:
-            watch.end()  # after the renders were handed back
-        sys.exit(code)
-
-
-def wait_for_tables() -> None:
-    """A cluster that starts before the database or its migrations waits, rather than to come and go."""
-    told = False
-    while True:
-        try:
-            for model in (Job, Engine, Event, Metric, OrmQ):
-                model.objects.first()
-            return connection.close()  # django-q2 forks next
-        except NotSupportedError as error:
-            sys.exit(f"wanapi: {error}")  # of another version than Django can use
-        except (DatabaseError, InterfaceError) as error:
-            if not told:
-                logger.warning("waiting for the database and its migrations (manage.py migrate): %s", error)
-            told = True
-            connection.close()
-            time.sleep(0.5)
-
-
-def tell_of_missing_folders() -> None:
-    """No reason to end: ComfyUI makes its folders when it starts, or they are mounted later."""
-    for name in ("COMFYUI_INPUT_DIR", "COMFYUI_OUTPUT_DIR"):
-        folder = getattr(settings, name)
-        if folder and not os.path.isdir(folder):
-            logger.warning("%s: there is no folder %s, so finished jobs' files stay in ComfyUI", name, folder)
-
-
-SIGNALS = {signal.SIGTERM, signal.SIGINT}
-
-
-def start_cluster() -> Any:
-    """Forks the cluster. Its processes inherit the blocked signals and die with their parent."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc:
-        os.register_at_fork(after_in_child=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
-    django_q.cluster.Sentinel = Sentinel  # type: ignore[misc]
-    q2 = django_q.cluster.Cluster()
-    q2.start()
-    return q2
-
-
-def leave(q2: Any) -> None:
-    """Waits for the running task to hand over, then for django-q2 to stop; kills what is left of it."""
-    killer = threading.Timer(LEAVE, q2.sentinel.kill)
-    killer.daemon = True
-    killer.start()
-    q2.stop()
-    killer.cancel()
-
-
-# The tick
-
-
-def run_tick(cluster: str, stop: threading.Event, watch: EngineWatch | None) -> None:
-    purge_at = 0.0
-    while not stop.is_set():
-        try:
-            if watch:
-                watch.tick()
-            Job.objects.return_expired()
-            if work_waits(watch):
-                wake_if_idle(cluster)
-            if cluster == PUBLISH and settings.RETENTION_DAYS and time.monotonic() >= purge_at:
-                async_task("jobs.retention.purge_old", cluster=PUBLISH)
-                purge_at = time.monotonic() + retention.PAUSE
-        except (DatabaseError, InterfaceError) as error:
-            logger.warning("tick: %s", error)
-            connection.close()
-        except Exception:  # the engine is held by this thread: it must go on
-            logger.exception("tick")
-        stop.wait(TICK)
-    connection.close()
-
-
-def work_waits(watch: EngineWatch | None) -> bool:
-    if watch is None:
-        return Job.objects.to_publish().exists()
-    engine = watch.engine
-    return engine is not None and engine.ready and Job.objects.waiting_for(engine).exists()
+        run(cluster)

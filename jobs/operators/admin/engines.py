@@ -9,6 +9,7 @@ from django.http import HttpRequest
 from comfy.client import shown
 from jobs.models.engine import Engine
 from jobs.operators.admin.read_only import ReadOnlyAdmin
+from jobs.queue.engines import remove
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class EngineAdmin(ReadOnlyAdmin):
     @admin.action(description="Remove the selected engines that have no worker", permissions=["manage"])
     def remove(self, request: HttpRequest, engines: Any) -> None:
         """An engine that comes back makes a new row. Renders begun on it may begin on another one."""
-        chosen, names = engines.count(), Engine.objects.filter(pk__in=engines).remove()
+        chosen, names = engines.count(), remove(Engine.objects.filter(pk__in=engines))
         if names:
             logger.info("engines removed by %s: %s", request.user, ", ".join(names))
             self.message_user(request, f"Removed: {', '.join(names)}.", messages.SUCCESS)

@@ -27,6 +27,8 @@ from jobs.models.job import FINAL, REQUEUABLE, JobQuerySet
 from jobs.operators import export
 from jobs.operators.admin.read_only import ReadOnlyAdmin
 from jobs.operators.console import duration
+from jobs.queue.returns import cancel, purge
+from jobs.queue.submit import requeue
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +208,7 @@ class JobAdmin(ReadOnlyAdmin):
     def requeue(self, request: HttpRequest, jobs: JobQuerySet) -> TemplateResponse | None:
         if page := self._confirm(request, jobs.filter(status__in=REQUEUABLE), "requeue", "Render {} anew?"):
             return page
-        selected, count = jobs.count(), jobs.requeue(f"by {request.user}")
+        selected, count = jobs.count(), requeue(jobs, f"by {request.user}")
         self._tell(request, count, "requeued", selected - count, "neither failed nor cancelled")
         return None
 
@@ -214,7 +216,7 @@ class JobAdmin(ReadOnlyAdmin):
     def cancel(self, request: HttpRequest, jobs: JobQuerySet) -> TemplateResponse | None:
         if page := self._confirm(request, jobs.exclude(status__in=FINAL), "cancel", "Cancel {}?"):
             return page
-        selected, count = jobs.count(), jobs.cancel(f"by {request.user}")
+        selected, count = jobs.count(), cancel(jobs, f"by {request.user}")
         self._tell(request, count, "cancelled", selected - count, "finished")
         return None
 
@@ -231,7 +233,7 @@ class JobAdmin(ReadOnlyAdmin):
         try:
             for job in finished:
                 with storage.slot():
-                    purged = job.purge()
+                    purged = purge(job)
                 if purged:
                     logger.info("job %s: purged by %s", job.pk, request.user)  # there is no other trace of it
                 count += purged

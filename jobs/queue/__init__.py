@@ -1,0 +1,1 @@
+"""Every change of a job's state. Nothing else changes one."""

@@ -1,0 +1,21 @@
+"""How rows change that nobody has to hold: by an operator, a client, or because their holder is gone."""
+
+from typing import Any
+
+from django.db import transaction
+
+from jobs.models import Event, Job
+from jobs.models.job import JobQuerySet
+
+
+def change(jobs: JobQuerySet, kind: Event.Kind, *, reason: str = "", detail: str = "", **changes: Any) -> int:
+    """Changes these rows, whoever holds them, and notes it; returns how many there were.
+
+    The rows are locked first, in the order of their ids, and the counters of ``/metrics`` last. All that
+    locks several rows keeps to this order, so that no two transactions wait for each other.
+    """
+    with transaction.atomic():
+        locked = list(jobs.select_for_update(of=("self",)).order_by("pk"))
+        Job.objects.filter(pk__in=[job.pk for job in locked]).update(**changes)
+        Event.objects.note(locked, kind, reason=reason, detail=detail)
+        return len(locked)

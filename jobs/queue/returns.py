@@ -1,0 +1,83 @@
+"""How jobs leave their holders, or us: leases that ran out, cancel, purge."""
+
+from django.db import transaction
+from django.db.models import Case, F, Value, When
+from django.db.models.functions import Now
+
+from jobs.media import storage
+from jobs.models import Event, Job, Tombstone
+from jobs.models.job import FINAL, JobQuerySet, owner
+from jobs.queue.causes import LEASE_RAN_OUT
+from jobs.queue.change import change
+from jobs.queue.wake import tell_of_cancelled
+
+
+def return_expired() -> int:
+    """Those whose lease ran out; returns how many."""
+    return return_lapsed(Job.objects.filter(lease_until__lt=Now()))
+
+
+def return_lapsed(jobs: JobQuerySet) -> int:
+    """Gives these held jobs back because their worker is gone; the fifth time in a row a job fails.
+
+    A render goes back to the queue and keeps its engine, where its prompt may still run.
+    A finished render stays ``processing``, for the next publisher. Returns how many jobs there were.
+    """
+    cause = LEASE_RAN_OUT
+    with transaction.atomic():
+        # All of them first: change() locks the counters as well, and jobs come before those everywhere.
+        locked = [job.pk for job in jobs.select_for_update(of=("self",)).order_by("pk")]
+        held = Job.objects.filter(pk__in=locked)
+        failed = change(
+            held.filter(lapses__gte=cause.limit - 1),
+            Event.Kind.FAILED,
+            reason=cause.reason,
+            status=Job.Status.FAILED,
+            error=cause.error,
+            lapses=cause.limit,
+            finished_at=Now(),
+            lease_until=None,
+        )
+        return failed + change(
+            held.filter(lease_until__isnull=False),
+            cause.event,
+            status=Case(
+                When(rendered_at=None, then=Value(Job.Status.QUEUED)),
+                default=Value(Job.Status.PROCESSING),
+            ),
+            lapses=F("lapses") + 1,
+            lease_until=None,
+        )
+
+
+def cancel(jobs: JobQuerySet, detail: str = "") -> int:
+    """Ends those of these jobs that are queued or under way, and returns how many; ``detail`` says who
+    wanted it. Their rows are final at once. Whoever holds one finds its claim lost and takes its prompt out
+    of ComfyUI."""
+    with transaction.atomic():
+        tell_of_cancelled()
+        return change(
+            jobs.filter(status__in=[Job.Status.QUEUED, Job.Status.PROCESSING]),
+            Event.Kind.CANCELLED,
+            detail=detail,
+            status=Job.Status.CANCELLED,
+            error="Cancelled.",
+            finished_at=Now(),
+            lease_until=None,
+        )
+
+
+def purge(job: Job) -> int:
+    """Removes a finished job for good; 0 if it is not finished, or not there. Raises StorageError.
+
+    The objects go first: a row without objects can be purged again, but nobody would find objects without
+    a row.
+    """
+    with transaction.atomic():
+        row = Job.objects.select_for_update().filter(pk=job.pk, status__in=FINAL)
+        if not row.exists():
+            return 0  # it was requeued, or purged by somebody else
+        videos = [key for key, _ in storage.listed(f"videos/{job.pk}/") if owner(key)]
+        storage.delete([job.input_key, *videos])
+        Tombstone.objects.note(job.pk)
+        return row.delete()[1]["jobs.Job"]

@@ -1,0 +1,117 @@
+"""How a job gets into the queue: limits, turns, idempotency; and how an operator puts it there again."""
+
+import secrets
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Max
+from django.db.models.functions import Now
+
+from jobs.models import ApiKey, Event, Job, Served
+from jobs.models.clock import seconds
+from jobs.models.job import REQUEUABLE, JobQuerySet
+from jobs.models.key import LimitReached
+from jobs.queue.causes import COUNTERS
+from jobs.queue.change import change
+from jobs.queue.wake import RENDER, wake
+
+SUBMISSIONS = 0x57414E  # the number of their lock in Postgres
+
+
+class QueueFull(LimitReached):
+    """Of all keys together."""
+
+
+def check_limits(key: ApiKey | None) -> None:
+    """Raises LimitReached if one job more of this key would be too many."""
+    waiting = Job.objects.queued().count()
+    if waiting >= settings.MAX_WAITING:
+        raise QueueFull(f"The queue is full: {waiting} jobs are waiting.", wait=60)
+    if key:
+        key.check_limits(Job.objects.queued().filter(key=key).count())
+
+
+def submitted_with(idempotency_key: str, key: ApiKey | None) -> Job | None:
+    """The job of this API key that the idempotency key belongs to. One that is older than IDEMPOTENCY_HOURS
+    loses it."""
+    jobs = Job.objects.filter(idempotency_key=idempotency_key, key=key)
+    jobs.filter(created_at__lt=Now() - seconds(3600 * settings.IDEMPOTENCY_HOURS)).update(
+        idempotency_key=None
+    )
+    return jobs.first()
+
+
+def submit(job: Job) -> Job:
+    """Accepts a job: its row and the wake-up commit together. Raises LimitReached, and IntegrityError if
+    its idempotency key was used already; a request with the same one under way is waited for."""
+    with transaction.atomic():
+        _one_after_the_other()
+        if job.key_id:
+            job.key = ApiKey.objects.get(pk=job.key_id)
+            job.priority = job.key.priority
+        check_limits(job.key)
+        if job.key:
+            job.key.count_one()
+        job.turn = next_turn(job.key, job.priority)
+        job.preset = settings.WORKFLOW_PRESET
+        job.seed = secrets.randbelow(2**48)
+        job.save(force_insert=True)
+        job.refresh_from_db()
+        job.first_position = job.position
+        job.save(update_fields=["first_position"])
+        Event.objects.note([job], Event.Kind.CREATED, detail=f"with {job.key or 'the API_KEY'}")
+        wake(RENDER)
+    return job
+
+
+def requeue(jobs: JobQuerySet, detail: str = "") -> int:
+    """An operator's second chance for those of these jobs that failed or were cancelled: a new render, all
+    counters back to 0, and a new turn, so that a key's hundred failed jobs do not come before everybody's.
+    ``detail`` says who wanted it. Returns how many were requeued."""
+    cleared: dict[str, Any] = dict.fromkeys(COUNTERS, 0)
+    with transaction.atomic():
+        _one_after_the_other()
+        chosen = list(jobs.filter(status__in=REQUEUABLE).values_list("pk", flat=True))
+        count = change(
+            Job.objects.filter(pk__in=chosen, status__in=REQUEUABLE),
+            Event.Kind.REQUEUED,
+            detail=detail,
+            **Job.UNRENDERED,
+            **cleared,
+            error="",
+            finished_at=None,
+            not_before=None,
+            attempt=0,
+            turn=0,
+        )
+        _give_turns(Job.objects.queued().filter(pk__in=chosen))
+        if count:
+            wake(RENDER)
+    return count
+
+
+def next_turn(key: ApiKey | None, priority: int) -> int:
+    """The turn now served in this priority, or the one after the key's last: so a key with one job waits
+    for one job of each other key, not for all of them. Jobs that were cancelled took no turn."""
+    claimed = Served.objects.filter(key=key, priority=priority).aggregate(turn=Max("turn"))["turn"] or 0
+    queued = Job.objects.queued().filter(key=key, priority=priority)
+    waiting = queued.aggregate(turn=Max("turn"))["turn"] or 0
+    return max(Served.objects.of(priority), claimed + 1, waiting + 1)
+
+
+def _give_turns(jobs: JobQuerySet) -> None:
+    """In the order in which they came, each key's after what it has in the queue already."""
+    chosen = list(jobs.select_related("key").order_by("created_at", "id"))
+    turns: dict[tuple[int | None, int], int] = {}
+    for job in chosen:
+        share = (job.key_id, job.priority)
+        turns[share] = turns[share] + 1 if share in turns else next_turn(job.key, job.priority)
+        job.turn = turns[share]
+    Job.objects.bulk_update(chosen, ["turn"], batch_size=1000)
+
+
+def _one_after_the_other() -> None:
+    """Until the transaction ends, so that limits are exact and each turn is given once."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SUBMISSIONS])

@@ -1,0 +1,87 @@
+"""What of ours is in ComfyUI and no longer wanted there, and whether ComfyUI still works on anything."""
+
+import logging
+import time
+from collections.abc import Iterable
+
+from django.conf import settings
+
+from comfy import warmup
+from comfy.client import Comfy, Queue, Unreachable
+from comfy.listener import Listener
+from jobs.models import Engine, Job
+from jobs.models.engine import MUST_RESTART
+from jobs.models.job import FINAL, prompt_id
+from jobs.workers.hold import remove_files
+
+logger = logging.getLogger(__name__)
+
+
+class Sick(Exception):
+    """ComfyUI answers and cannot work. ``stuck``: the prompts of ours that show it."""
+
+    def __init__(self, message: str, stuck: Iterable[str] = ()):
+        super().__init__(message)
+        self.stuck = stuck
+
+
+class ComfySide:
+    """Our prompts bear the engine's id as their mark. One that is the current render of an unfinished job
+    belongs there; any other is unwanted: its job was cancelled, requeued or given up."""
+
+    def __init__(self, engine: Engine, comfy: Comfy, listener: Listener):
+        self.engine, self.comfy, self.listener = engine, comfy, listener
+        self._leaving: dict[str, Job] = {}  # jobs that ended while their prompts were in ComfyUI
+        self._stuck: set[str] = set()
+        self._stuck_since = 0.0
+
+    def prompts(self, queue: Queue) -> set[str]:
+        """Ours, by their ids: those that run and those that wait."""
+        return queue.marked(str(self.engine.pk))
+
+    def clear(self, queue: Queue, wanted: Iterable[str]) -> set[str]:
+        """Takes what is unwanted out of ComfyUI. Returns what is still there; nothing should be posted before
+        it is gone, or an interrupt that comes late would hit the next prompt."""
+        unwanted = self.prompts(queue) - set(wanted)
+        if unwanted:  # a job whose last claim has not run out yet is not in our hands, and yet not lost
+            begun = Job.objects.begun_on(self.engine).values_list("pk", "render")
+            unwanted -= {prompt_id(pk, number) for pk, number in begun}
+        for prompt in unwanted:
+            self.comfy.cancel(prompt)
+        for prompt in self._leaving.keys() - unwanted:
+            self.forget(self._leaving.pop(prompt), prompt)
+        return unwanted
+
+    def check_health(self, queue: Queue, unwanted: set[str]) -> None:
+        """Raises Sick if ComfyUI runs nothing of its queue for STUCK_TIMEOUT, or does not let go of a prompt
+        that was interrupted. A ComfyUI whose worker thread has died goes on answering all the same."""
+        stuck = unwanted & queue.running.keys() if queue.running else self.prompts(queue)
+        if stuck != self._stuck:
+            self._stuck, self._stuck_since = stuck, time.monotonic()
+        elif stuck and time.monotonic() - self._stuck_since > settings.STUCK_TIMEOUT:
+            does = (
+                "does not let go of an interrupted prompt" if queue.running else "runs nothing of its queue"
+            )
+            raise Sick(f"ComfyUI {does}; it {MUST_RESTART}", stuck)
+
+    def leave(self, job: Job) -> None:
+        """Its prompt may be in ComfyUI; the next ``clear`` takes it out."""
+        self._leaving[job.prompt_id] = job
+
+    def forget(self, job: Job, prompt: str) -> None:
+        """Best effort: what is left in ComfyUI of a prompt that ended."""
+        self.listener.forget(prompt)
+        try:
+            self.comfy.forget(prompt)
+        except Unreachable as error:
+            logger.warning("job %s: its history entry stays: %s", job, error.log, extra=job.log_fields)
+        if not Job.objects.filter(pk=job.pk).exclude(status__in=FINAL).exists():
+            remove_files(job)
+
+    def unload(self) -> None:
+        """Best effort: the models, so that the next try has all memory, and the marks that say it is warm."""
+        try:
+            self.comfy.free()
+            warmup.chill(self.comfy)
+        except Unreachable as error:
+            logger.warning("engine %s: its models stay loaded: %s", self.engine, error.log)

@@ -1,0 +1,251 @@
+"""One render's steps: image into ComfyUI -> begin -> POST /prompt -> follow -> conclude.
+
+Each step looks at what ComfyUI says, does the next thing, and returns an Outcome if the render is over, or
+None if it goes on. What an outcome means for the job is in ``jobs/queue/causes.py``; the loop that takes the
+steps, and acts on their outcomes, is in ``jobs/workers/render.py``.
+"""
+
+import io
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import Any
+
+from django.conf import settings
+
+from comfy import workflow
+from comfy.client import (
+    Comfy,
+    ComfyError,
+    Denied,
+    Failed,
+    FileGone,
+    Lacking,
+    Queue,
+    Refused,
+    Rendered,
+    Unfit,
+    Unreachable,
+)
+from comfy.listener import Listener
+from jobs.media import storage, video
+from jobs.models import Engine, Job
+from jobs.models import engine as troubles
+from jobs.queue import causes, engines
+from jobs.queue.causes import Cause
+from jobs.queue.claim import Claim
+from jobs.workers.denials import Denials, Step
+from jobs.workers.hold import fetched
+
+logger = logging.getLogger(__name__)
+
+WRITE_PAUSE = 1.0  # seconds between two writes of a job's progress
+
+
+class Prompt(Enum):
+    """Where a render's prompt is when the render is over."""
+
+    NOT_THERE = auto()  # or it may be, and the job's next claim looks for it
+    RUNNING = auto()
+    ENDED = auto()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a render ended: with a file, or by a cause.
+
+    ``detail`` is for operators and may hold the client's text; ``log`` may not. ``error`` is the sentence for
+    the client if the job fails. ``sick`` says, in a sentence, that ComfyUI cannot go on with other jobs.
+    """
+
+    cause: Cause | None = None
+    detail: str = ""
+    log: str = ""
+    error: str = ""
+    output: str = ""  # the file's name, if it was rendered
+    prompt: Prompt = Prompt.ENDED
+    unload: bool = False  # the models, before the next try
+    sick: str = ""
+
+
+class Rendering:
+    """A claimed job on its way through ComfyUI."""
+
+    def __init__(self, claim: Claim, engine: Engine, comfy: Comfy, listener: Listener, denials: Denials):
+        self.claim, self.engine, self.comfy, self.listener = claim, engine, comfy, listener
+        self.denials = denials
+        # A render that was begun on this engine, by us or a predecessor, may still be in ComfyUI.
+        self.posted = claim.job.engine_id == engine.pk
+        self.progress = 0
+        self._written_at = 0.0  # when progress was last written to the row
+        self._running_since: float | None = None
+        self._moved_at = 0.0  # when its nodes last changed
+        self._nodes: Mapping[str, Any] = {}
+
+    @property
+    def job(self) -> Job:
+        return self.claim.job
+
+    def step(self, queue: Queue) -> Outcome | None:
+        """``queue``: what ComfyUI runs and what waits there, asked just now. It is asked before the history,
+        since a prompt moves from the one to the other and never back: what is in neither is gone."""
+        if not self.posted:
+            return self.post()
+        if self.job.prompt_id in queue.running:
+            nodes = self.listener.nodes(self.job.prompt_id)
+            return self.follow(nodes, connected=self.listener.connected, now=time.monotonic())
+        if self.job.prompt_id in queue.pending:
+            return None
+        return self.conclude()
+
+    # Before it runs
+
+    def post(self) -> Outcome | None:
+        """Brings its image and its prompt into ComfyUI."""
+        try:
+            self._submit(self._image())
+        except storage.ObjectMissing as error:
+            return self._not_posted(causes.NO_IMAGE, str(error))
+        except storage.StorageError as error:
+            return self._not_posted(causes.NO_IMAGE_YET, f"Its image could not be read: {error}")
+        except Lacking as error:  # it was there at the last look
+            engines.report_lacking(self.engine, f"{self.job.preset}/{self.job.kind}", error.what)
+            return self._not_taken(error, "files", causes.LACKING)
+        except Refused as error:
+            return self._refused(error)
+        except (Denied, Unreachable) as error:
+            lasting = isinstance(error, Unfit) or (isinstance(error, Denied) and error.lasting)
+            step: Step = "prompt" if self.posted else "image"
+            return self._not_taken(error, step, causes.NOT_TAKEN if lasting else causes.NOT_ANSWERED)
+        return None
+
+    def _image(self) -> str:
+        """Its start image's path in ComfyUI; nothing for a text job."""
+        if self.job.kind != Job.Kind.IMAGE_TO_VIDEO:
+            return ""
+        png = io.BytesIO(storage.get(self.job.input_key))
+        path = self.comfy.upload_image(self.job.folder, "input.png", png)
+        self.denials.passed("image", self.job.pk)
+        return path
+
+    def _submit(self, image: str) -> None:
+        job = self.job
+        graph = workflow.build(
+            kind=job.kind,
+            preset=job.preset,
+            prompt=job.prompt,
+            seed=job.seed,
+            prefix=f"{job.folder}/{job.render + 1}",
+            image=image,
+        )
+        self.claim.begin(self.engine, graph)
+        self.posted = True  # or perhaps not, if the next call fails: then the next step finds out
+        self.comfy.submit(job.prompt_id, graph, mark=str(self.engine.pk))
+        self.denials.passed("prompt", job.pk)
+
+    def _not_posted(self, cause: Cause, detail: str) -> Outcome:
+        return Outcome(cause, detail, log=detail, prompt=Prompt.NOT_THERE)
+
+    def _refused(self, error: ComfyError) -> Outcome:
+        return replace(self._not_posted(causes.REFUSED, error.detail), log=error.message, error=error.message)
+
+    def _not_taken(self, error: ComfyError, step: Step, cause: Cause) -> Outcome:
+        """One request of this job was not taken, and the answer does not tell whether the job or ComfyUI is
+        the reason; ``denials.py`` judges. A prompt that may be in ComfyUI all the same is looked for there
+        next time."""
+        verdict = self.denials.denied(step, self.job.pk, lasting=cause.anew)
+        if verdict == "job":
+            return self._refused(error)
+        sick = error.message if verdict == "server" else ""
+        return replace(self._not_posted(cause, str(error)), log=f"set aside: {error.message}", sick=sick)
+
+    # While it runs
+
+    def follow(self, nodes: Mapping[str, Any], *, connected: bool, now: float) -> Outcome | None:
+        """It runs: writes its progress, and breaks it off at one of two limits.
+
+        ``nodes`` are those of ComfyUI's last message on this prompt. Without a connection none come, and
+        nobody can tell a stall: then only RENDER_TIMEOUT holds. ``now`` is in seconds, of any clock.
+        """
+        if self._running_since is None:
+            self.claim.started()
+            self.denials.ran()
+            self._running_since = self._moved_at = now
+        if nodes != self._nodes or not connected:
+            self._nodes, self._moved_at = nodes, now
+        self._write_progress(now)
+        why = ""
+        if now - self._running_since > settings.RENDER_TIMEOUT:
+            why = f"no end after {settings.RENDER_TIMEOUT} s"
+        elif now - self._moved_at > settings.STALL_TIMEOUT:
+            why = f"no progress for {settings.STALL_TIMEOUT} s"
+        return Outcome(causes.LOST, why, log=f"{why}, interrupted", prompt=Prompt.RUNNING) if why else None
+
+    def _write_progress(self, now: float) -> None:
+        job = self.job
+        self.progress = max(self.progress, workflow.progress(job.kind, job.preset, self._nodes))
+        if self.progress > job.progress and now - self._written_at >= WRITE_PAUSE:
+            self.claim.advanced(self.progress)
+            self._written_at = now
+
+    # After it ran
+
+    def conclude(self) -> Outcome:
+        """It left the queue. ComfyUI's history tells how; if it does not, the file that is left may."""
+        try:
+            result = self.comfy.result(self.job.prompt_id, self.job.folder) or self._left_behind()
+            self.denials.passed("result", self.job.pk)
+        except Unreachable as error:  # about this prompt only: ComfyUI has just told its queue
+            result = self._left_behind()
+            if result is None:
+                return self._not_taken(error, "result", causes.NOT_ANSWERED)
+        if isinstance(result, Rendered):
+            return Outcome(output=result.filename)
+        if isinstance(result, Failed):
+            return failed(result)
+        return self._vanished()
+
+    def _left_behind(self) -> Rendered | None:
+        """After a restart of ComfyUI its memory is gone, but a finished file is still there: the render is
+        finished if it plays to its end."""
+        filename = f"{self.job.render}_00001_.mp4"
+        try:
+            with fetched(self.comfy, self.job.folder, filename) as path:
+                video.check(path)
+        except (FileGone, video.Unplayable, video.NotAsAsked) as error:
+            logger.info("job %s: no whole file of it is left: %s", self.job, error, extra=self.job.log_fields)
+            return None
+        return Rendered(filename)
+
+    def _vanished(self) -> Outcome:
+        """ComfyUI knows nothing of its prompt any more."""
+        if self.job.started_at or self.listener.nodes(self.job.prompt_id):
+            text = "ComfyUI lost the prompt while it ran."
+            return Outcome(causes.LOST, text, log=text)
+        if self.denials.doubts("prompt", self.job.pk):  # it was not taken at all
+            text = "ComfyUI does not have the prompt that was denied."
+            return Outcome(causes.NOT_TAKEN, text, log=text)
+        text = "ComfyUI does not have the prompt any more."
+        many = "ComfyUI loses prompts before it runs them: does it restart, or is its queue cleared?"
+        return Outcome(causes.PROMPT_LOST, text, log=text, sick=many if self.denials.vanished() else "")
+
+
+def failed(result: Failed) -> Outcome:
+    """What it means that ComfyUI says the prompt failed, by its reason."""
+    detail = f"{result.message}\n{result.detail}"
+    if result.reason == "out_of_memory":
+        outcome = Outcome(causes.OUT_OF_MEMORY, unload=True)
+    elif result.reason == "gpu":
+        outcome = Outcome(causes.GPU_FAILED, unload=True, sick=troubles.GPU_FAILED)
+    elif result.reason == "no_access":
+        advice = "Give its output folder to the user that it runs as."
+        outcome = Outcome(causes.NO_ACCESS, sick=f"{result.message} {advice}")
+    elif result.reason == "no_space":
+        outcome = Outcome(causes.DISK_FULL, sick=troubles.DISK_FULL)
+    elif result.reason == "interrupted":
+        outcome = Outcome(causes.LOST)
+    else:
+        outcome = Outcome(causes.NODE_FAILED, error=result.message)
+    return replace(outcome, detail=detail, log=result.message)
