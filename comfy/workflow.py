@@ -14,7 +14,6 @@ import copy
 import functools
 import json
 import secrets
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,13 +106,3 @@ def progress(kind: str, preset: str, nodes: Mapping[str, Mapping[str, Any]]) -> 
         if state and state["max"]:
             done += steps * min(state["value"] / state["max"], 1)
     return min(int(100 * done / total), 99)
-
-
-def prompt_id(job_id: uuid.UUID, render: int) -> str:
-    """Derived, so that whoever takes a job over can find its prompt in ComfyUI."""
-    return str(uuid.uuid5(job_id, str(render)))
-
-
-def folder(job_id: uuid.UUID) -> str:
-    """Everything that a job owns in ComfyUI's input and output folders lies below this one."""
-    return f"wanapi/{job_id}"

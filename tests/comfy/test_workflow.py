@@ -1,11 +1,8 @@
 """From a job's parameters to the graph."""
 
-import uuid
-
 import pytest
 
 from comfy import workflow
-from jobs.models.job import prompt_id
 
 
 def build(**options):
@@ -81,10 +78,3 @@ def test_progress_runs_over_both_samplers(high, low, percent):
     nodes = {name: {"value": state[0], "max": state[1]} for name, state in states.items() if state}
 
     assert workflow.progress("text-to-video", "fast", nodes) == percent
-
-
-def test_prompt_ids_are_the_same_for_everybody_and_differ_by_render():
-    job_id = uuid.UUID(int=1)
-
-    assert prompt_id(job_id, 1) == prompt_id(job_id, 1)
-    assert prompt_id(job_id, 1) != prompt_id(job_id, 2)

@@ -21,6 +21,8 @@ def line(cause):
         row = " in a row" if cause.counter == "lapses" else ""
         return f"| {cause.what} | {anew} | the {NUMBERS[cause.limit]}{row} fails the job |"
     waits = "" if cause.pause is None else "; the job waits, longer each time"
+    if cause.pause == 0:
+        waits = "; at once the first time, then the job waits, longer each time"
     return f"| {cause.what} | {anew} | no{waits} |"
 
 

@@ -1,6 +1,7 @@
 """The job's states, the claim, the lease and the fence, on the real Postgres."""
 
 import threading
+import uuid
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from comfy.workflow import PAIRS
 from jobs.models import Job
 from jobs.models.clock import seconds
 from jobs.models.engine import Engine
+from jobs.models.job import prompt_id
 from jobs.queue import causes, engines
 from jobs.queue.claim import ClaimLost, claim_publish, claim_render, renew
 from jobs.queue.returns import return_expired
@@ -413,6 +415,13 @@ def test_at_100_000_rows_the_claim_and_the_list_use_their_indexes(engine):
     assert "job_list" in plan(newest[:100])
     assert "job_list_by_status" in plan(newest.filter(status__in=["failed"])[:100])
     assert "job_leases" in plan(Job.objects.filter(lease_until__lt=Now()))
+
+
+def test_prompt_ids_are_the_same_for_everybody_and_differ_by_render():
+    job_id = uuid.UUID(int=1)
+
+    assert prompt_id(job_id, 1) == prompt_id(job_id, 1)
+    assert prompt_id(job_id, 1) != prompt_id(job_id, 2)
 
 
 def test_counters_are_never_written_from_memory(engine):

@@ -253,7 +253,9 @@ class TestTroubleInComfyUI:
         eventually(lambda: now(job).rendered_at)
         assert (job.render, job.lost, job.attempt) == (2, 1, 2)
 
-    def test_out_of_memory_is_tried_once_more(self, submit, engine, simulator):
+    def test_out_of_memory_is_tried_once_more(self, submit, engine, simulator, monkeypatch):
+        freed, free = [], Comfy.free
+        monkeypatch.setattr(Comfy, "free", lambda comfy: freed.append(free(comfy)))
         simulator.fault("out_of_memory", count=1)
         submit()
 
@@ -261,6 +263,7 @@ class TestTroubleInComfyUI:
 
         job = Job.objects.get()
         assert (job.render, job.out_of_memory, job.rendered_at is not None) == (2, 1, True)
+        assert len(freed) == 1
 
     def test_out_of_memory_twice_fails_the_job_with_a_sentence(self, submit, engine, simulator):
         simulator.fault("out_of_memory", count=2)

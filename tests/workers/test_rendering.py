@@ -1,4 +1,4 @@
-"""One render's steps, without a ComfyUI and without waiting: what each look at it means."""
+"""One render's steps, and what is claimed beside it, without a ComfyUI and without waiting."""
 
 import pytest
 
@@ -7,7 +7,9 @@ from jobs.models import Job
 from jobs.queue import causes
 from jobs.queue.claim import claim_render
 from jobs.workers.denials import Denials
-from jobs.workers.rendering import Prompt, Rendering, failed
+from jobs.workers.hold import Heartbeat
+from jobs.workers.render import Memory, Renderer
+from jobs.workers.rendering import Outcome, Prompt, Rendering, failed
 from tests.factories import make_job
 
 
@@ -71,3 +73,35 @@ def test_what_a_failure_means_for_the_job_and_for_the_engine(reason, cause, unlo
     assert (outcome.cause, outcome.unload, bool(outcome.sick)) == (cause, unload, sick)
     assert outcome.detail == "It failed.\nA traceback"
     assert "traceback" not in outcome.log
+
+
+class TestBeside:
+    """What is claimed while another render is in hand."""
+
+    @pytest.fixture
+    def renderer(self, engine, monkeypatch):
+        monkeypatch.setattr("jobs.workers.render.memory", Memory())
+        return Renderer(engine, None, None, Heartbeat())
+
+    def claimed(self, renderer):
+        renderer._claim()
+        return [each.job.turn for each in renderer.renderings]
+
+    def test_a_job_that_may_kill_its_worker_is_rendered_alone(self, renderer):
+        make_job(turn=1, lapses=2), make_job(turn=2)
+
+        assert self.claimed(renderer) == [1]
+
+    def test_nor_is_it_claimed_beside_an_innocent_one(self, renderer):
+        make_job(turn=1), make_job(turn=2, lapses=2), make_job(turn=3)
+
+        assert self.claimed(renderer) == [1, 3]
+
+    def test_after_s3_gave_no_image_only_text_jobs_are_begun_for_a_while(self, renderer):
+        make_job(turn=1, kind="image-to-video"), make_job(turn=2, kind="image-to-video"), make_job(turn=3)
+        assert self.claimed(renderer) == [1, 2]
+        first = renderer.renderings[0]
+
+        renderer._end(first, Outcome(causes.NO_IMAGE_YET, prompt=Prompt.NOT_THERE))
+
+        assert self.claimed(renderer) == [2, 3]
