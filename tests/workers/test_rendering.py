@@ -98,10 +98,12 @@ class TestBeside:
         assert self.claimed(renderer) == [1, 3]
 
     def test_after_s3_gave_no_image_only_text_jobs_are_begun_for_a_while(self, renderer):
-        make_job(turn=1, kind="image-to-video"), make_job(turn=2, kind="image-to-video"), make_job(turn=3)
+        for turn in (1, 2, 3):
+            make_job(turn=turn, kind="image-to-video")
+        make_job(turn=4)
         assert self.claimed(renderer) == [1, 2]
         first = renderer.renderings[0]
 
         renderer._end(first, Outcome(causes.NO_IMAGE_YET, prompt=Prompt.NOT_THERE))
 
-        assert self.claimed(renderer) == [2, 3]
+        assert self.claimed(renderer) == [2, 4]
