@@ -19,7 +19,7 @@ import requests
 from requests.auth import HTTPBasicAuth
 from requests.utils import get_auth_from_url
 
-from comfy.workflow import MODEL_FOLDERS, Graph
+from comfy.presets import MODEL_FOLDERS, Graph
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 3, 10  # seconds
 VIDEO_ROOM = 32 * 1024 * 1024  # bytes

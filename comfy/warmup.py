@@ -6,14 +6,16 @@ out when the models were unloaded.
 """
 
 import io
+import secrets
 import time
 import uuid
 from collections.abc import Iterator
 
 from PIL import Image
 
-from comfy import workflow
+from comfy import presets, workflow
 from comfy.client import Comfy, ComfyError, Failed, Rendered
+from comfy.presets import Graph, Preset
 
 PATIENCE = 900.0  # seconds for one graph: models come from a disk that may be slow
 FOLDER = "wanapi/warm-up"
@@ -27,45 +29,48 @@ class NotWarm(ComfyError):
     """A graph did not run."""
 
 
-def is_warm(comfy: Comfy, preset: str) -> bool:
+def is_warm(comfy: Comfy, preset: Preset) -> bool:
     """Whether this ComfyUI ran a warm-up of the preset since it started and since the last ``chill``."""
-    return any(isinstance(comfy.result(prompt_id(preset, kind), FOLDER), Rendered) for kind in workflow.KINDS)
+    ids = [prompt_id(f"{preset.name}/{kind}") for kind in preset.kinds]
+    return any(isinstance(comfy.result(each, FOLDER), Rendered) for each in ids)
 
 
 def chill(comfy: Comfy) -> None:
     """After the models were unloaded."""
-    for pair in workflow.PAIRS:
-        comfy.forget(prompt_id(*pair.split("/")))
+    for pair in presets.PAIRS:
+        comfy.forget(prompt_id(pair))
 
 
-def prompt_id(preset: str, kind: str) -> str:
-    return str(uuid.uuid5(NAMESPACE, f"{preset}/{kind}"))
+def prompt_id(pair: str) -> str:
+    """Of the warm-up of a preset and kind, such as ``fast/text-to-video``."""
+    return str(uuid.uuid5(NAMESPACE, pair))
 
 
-def kinds(comfy: Comfy, first: str) -> list[str]:
+def kinds(comfy: Comfy, preset: Preset, first: str) -> list[str]:
     """What to warm up: the kind that is asked for first comes last, so that it is the one that is loaded. A
     card that cannot hold all models is warmed up for this kind alone."""
-    others = [kind for kind in workflow.KINDS if kind != first]
+    others = [kind for kind in preset.kinds if kind != first]
     return [*others, first] if comfy.system().memory >= HOLDS_ALL else [first]
 
 
-def warm_up(comfy: Comfy, preset: str, kinds: list[str]) -> Iterator[tuple[str, float]]:
+def warm_up(comfy: Comfy, preset: Preset, kinds: list[str]) -> Iterator[tuple[str, float]]:
     """Yields each kind of job with the seconds that its warm-up took. Raises ComfyError.
 
     The prompts do not bear our mark, and wait their turn like anybody's.
     """
     png = io.BytesIO()
-    Image.new("RGB", (workflow.WIDTH, workflow.HEIGHT), "grey").save(png, "PNG")
+    Image.new("RGB", preset.size, "grey").save(png, "PNG")
     png.seek(0)
     image = comfy.upload_image(FOLDER, "input.png", png)
     for kind in kinds:
         began = time.monotonic()
-        graph = workflow.warm_up(kind=kind, preset=preset, prefix=f"{FOLDER}/{kind}", image=image)
-        _run(comfy, prompt_id(preset, kind), graph)
+        seed, prefix = secrets.randbelow(2**48), f"{FOLDER}/{kind}"
+        graph = workflow.warm_up(preset, kind=kind, seed=seed, prefix=prefix, image=image)
+        _run(comfy, prompt_id(f"{preset.name}/{kind}"), graph)
         yield kind, time.monotonic() - began
 
 
-def _run(comfy: Comfy, prompt_id: str, graph: workflow.Graph) -> None:
+def _run(comfy: Comfy, prompt_id: str, graph: Graph) -> None:
     if prompt_id not in comfy.queue():  # a predecessor's may run still
         comfy.forget(prompt_id)
         comfy.submit(prompt_id, graph, mark=None)

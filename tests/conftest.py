@@ -11,7 +11,7 @@ import pytest
 import requests
 from django.db import connection
 
-from comfy import workflow
+from comfy import presets
 from jobs.models import metric
 from jobs.models.engine import Engine
 from jobs.operators.metrics import COUNTERS, HISTOGRAMS
@@ -89,7 +89,7 @@ def engine(db: None) -> Engine:
     """The simulator's engine, held by this process and ready."""
     held = engines.hold(name="sim", url=SIMULATOR_URL, worker=WORKER)
     assert held
-    engines.report_well(held, version="test", runs=list(workflow.PAIRS), lacks=[])
+    engines.report_well(held, version="test", runs=list(presets.PAIRS), lacks=[])
     held.refresh_from_db()
     return held
 
@@ -144,8 +144,9 @@ def same_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Renders of some minutes, which an interrupt ends at once."""
-    for name, end in zip(workflow.SAMPLERS, (5000, 10000), strict=True):
-        inputs = workflow._template("text-to-video", "fast")[name]["inputs"]
+    fast = presets.find("fast")
+    for name, end in zip(fast.samplers, (5000, 10000), strict=True):
+        inputs = fast.graphs["text-to-video"][name]["inputs"]
         monkeypatch.setitem(inputs, "steps", 10000)
         monkeypatch.setitem(inputs, "end_at_step", end)
 

@@ -15,7 +15,7 @@ from corsheaders.defaults import default_headers
 from django.core.exceptions import ImproperlyConfigured
 from dotenv import dotenv_values
 
-from comfy.workflow import PRESETS
+from comfy import presets
 from wanapi import logs, values
 from wanapi.environment import check_keys_of_aws, flag, listed, number, read, required, text
 from wanapi.proxies import spare_loopback
@@ -60,7 +60,7 @@ LOG_FORMAT = read("LOG_FORMAT", values.choice(*logs.FORMATS), "line")
 COMFYUI_URL = read("COMFYUI_URL", values.comfyui_url, "http://127.0.0.1:8188")
 COMFYUI_INPUT_DIR = read("COMFYUI_INPUT_DIR", values.line)
 COMFYUI_OUTPUT_DIR = read("COMFYUI_OUTPUT_DIR", values.line)
-WORKFLOW_PRESET = read("WORKFLOW_PRESET", values.choice(*PRESETS), "quality")
+WORKFLOW_PRESET = read("WORKFLOW_PRESET", values.choice(*presets.NAMES), presets.DEFAULT)
 WARM_UP = flag("WARM_UP", "true")
 RENDER_TIMEOUT = number("RENDER_TIMEOUT", 3600, 1, 30 * DAY)
 STALL_TIMEOUT = number("STALL_TIMEOUT", 900, 1, 30 * DAY)

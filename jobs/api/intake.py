@@ -11,9 +11,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from django.conf import settings
 from django.db import IntegrityError
 from rest_framework.serializers import Serializer, ValidationError
 
+from comfy import presets
 from jobs.api.authentication import Client
 from jobs.api.errors import KeyReused
 from jobs.media import images, storage
@@ -92,7 +94,7 @@ def _submit(client: Client, body: Serializer, idempotency_key: str | None, sha25
 
 def _normalised(source: ImageSource) -> bytes:
     try:
-        return images.normalise(source.read())
+        return images.normalise(source.read(), presets.find(settings.WORKFLOW_PRESET).size)
     except images.BadImage as error:
         raise ValidationError({source.field: [str(error)]}) from None
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from django.conf import settings
 
-from comfy.workflow import PRESETS
+from comfy import presets
 from wanapi import values
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -31,7 +31,7 @@ def url(text: str) -> str:
 def add_comfyui(parser: argparse.ArgumentParser) -> None:
     """Which ComfyUI, and for which graphs."""
     parser.add_argument("--url", type=url, default=settings.COMFYUI_URL, help="default: COMFYUI_URL")
-    parser.add_argument("--preset", choices=PRESETS, default=settings.WORKFLOW_PRESET)
+    parser.add_argument("--preset", choices=presets.NAMES, default=settings.WORKFLOW_PRESET)
 
 
 def status(*allowed: str) -> Callable[[str], str]:

@@ -1,5 +1,5 @@
-"""The program that decodes a reference image: ``python -m jobs.media.decode SECONDS``, the image on
-standard input.
+"""The program that decodes a reference image: ``python -m jobs.media.decode SECONDS WIDTH HEIGHT``,
+the image on standard input.
 
 What it writes is always our own encoding, WIDTH x HEIGHT pixels: ComfyUI looks at no upload, accepts
 truncated files, and would decode anything at full size. Exit code 0: a PNG; REFUSED: a sentence for the
@@ -17,7 +17,6 @@ from typing import NoReturn
 
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from comfy.workflow import HEIGHT, WIDTH
 from jobs.media import colour, whole
 
 REFUSED, TOO_MUCH = 3, 4
@@ -58,13 +57,13 @@ class Refused(Exception):
 
 
 def main() -> None:
-    seconds = int(sys.argv[1])
+    seconds, width, height = map(int, sys.argv[1:])
     _limit(resource.RLIMIT_CPU, seconds, seconds + 1)  # SIGXCPU is ours, SIGKILL is not
     _limit(resource.RLIMIT_AS, MEMORY, MEMORY)
     _limit(resource.RLIMIT_CORE, 0, 0)
     warnings.simplefilter("ignore")  # of metadata that we drop
     try:
-        sys.stdout.buffer.write(normalise(sys.stdin.buffer.read()))
+        sys.stdout.buffer.write(normalise(sys.stdin.buffer.read(), (width, height)))
     except (Refused, MemoryError) as error:
         _give_up(error)
 
@@ -87,7 +86,7 @@ def _give_up(error: Exception) -> NoReturn:
     os._exit(REFUSED)
 
 
-def normalise(data: bytes) -> bytes:
+def normalise(data: bytes, size: tuple[int, int]) -> bytes:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image)
@@ -95,7 +94,7 @@ def normalise(data: bytes) -> bytes:
                 whole.check_png(data)
             elif image.format != "WEBP":  # a JPEG, or one with more pictures behind it: MPO
                 whole.check_jpeg(data, _give_up)
-            small = colour.to_srgb(_shrunk(image), image.mode, image.info.get("icc_profile"))
+            small = colour.to_srgb(_shrunk(image, size), image.mode, image.info.get("icc_profile"))
     except UnidentifiedImageError:
         raise Refused("The image is not a PNG, JPEG or WebP file.") from None
     except DECODERS_RAISE:
@@ -123,15 +122,14 @@ def _check_memory() -> None:
         bytearray(MAX_PIXELS * PER_PIXEL)  # a MemoryError if it may have been so
 
 
-def _shrunk(image: Image.Image) -> Image.Image:
-    """To the size that the model needs, before anything else costs memory; then turned."""
+def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """To this width and height, before anything else costs memory; then turned."""
     turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    sideways = turn in SIDEWAYS
-    size = (HEIGHT, WIDTH) if sideways else (WIDTH, HEIGHT)
+    size = size[::-1] if turn in SIDEWAYS else size
     image.draft("RGB", size)  # lets JPEG decode at a fraction of its size
     if image.mode.startswith("I;16") or image.mode == "I":  # 16 bit greys would all clip to white
         image = image.point(lambda value: value * (1 / 256)).convert("L")
-    elif image.has_transparency_data and image.mode != "RGBA":  # a palette's, or one colour that is none
+    elif image.has_transparency_data and image.mode != "RGBA":  # or one colour means it
         image = image.convert("RGBA")
     elif image.mode == "1":
         image = image.convert("L")

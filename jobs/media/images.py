@@ -52,9 +52,9 @@ def from_base64(text: str) -> bytes:
         raise BadImage("This is not valid Base64.") from None
 
 
-def normalise(data: bytes) -> bytes:
-    """A PNG of the size that the model needs, RGB, from a PNG, JPEG or WebP file: scaled, and cut to that
-    shape at its centre, as the model's node would do it.
+def normalise(data: bytes, size: tuple[int, int]) -> bytes:
+    """A PNG of this width and height, RGB, from a PNG, JPEG or WebP file: scaled, and cut to that shape at
+    its centre, as the model's node would do it.
 
     Raises BadImage; CannotRead; and Busy at once if as many images as may wait do so already.
     """
@@ -62,19 +62,19 @@ def normalise(data: bytes) -> bytes:
         raise Busy
     try:
         with _one_at_a_time:
-            return _decoded(data)
+            return _decoded(data, size)
     finally:
         _slots.release()
 
 
-def _decoded(data: bytes) -> bytes:
+def _decoded(data: bytes, size: tuple[int, int]) -> bytes:
     """What the decoder wrote. If it was ended by one of our own limits, the image is to blame (BadImage).
 
     Any other end is not the image's fault (CannotRead): a lower limit that the web process has, a kernel that
     needs the memory, a machine that starts no more processes, or one so busy that the decoder did not get its
     SECONDS of CPU within four times as many.
     """
-    command = [sys.executable, "-m", "jobs.media.decode", str(SECONDS)]
+    command = [sys.executable, "-m", "jobs.media.decode", *map(str, (SECONDS, *size))]
     try:
         done = subprocess.run(  # noqa: S603 - our own program, and nothing of the client's in its command
             command, input=data, capture_output=True, cwd=ROOT, env={}, timeout=4 * SECONDS, check=False

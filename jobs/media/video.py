@@ -7,8 +7,6 @@ from pathlib import Path
 
 import av
 
-from comfy.workflow import FPS, FRAMES, HEIGHT, WIDTH
-
 POSTER = (208, 120)  # pixels, at most
 
 
@@ -28,10 +26,11 @@ class Video:
     sha256: str  # hex
 
 
-def finish(source: Path, target: Path) -> Video:
+def finish(source: Path, target: Path, size: tuple[int, int], frames: int, fps: int) -> Video:
     """Checks ``source``, and writes it to ``target`` with its index first, so that playback begins before the
-    download ends, and without ComfyUI's metadata, which holds the client's prompt. No re-encoding."""
-    frames = check(source)
+    download ends, and without ComfyUI's metadata, which holds the client's prompt. No re-encoding. What is
+    asked for, and the errors, are those of ``check``; OSError is a disk of ours."""
+    check(source, size, frames, fps)
     try:
         _remux(source, target)
     except av.FFmpegError as error:  # the file is whole: this is our disk
@@ -52,24 +51,23 @@ def poster(path: Path) -> bytes:
     return jpeg.getvalue()
 
 
-def check(path: Path) -> int:
-    """Decodes every frame and counts them, since a cut file can open and claim its full length. Raises
-    Unplayable, or NotAsAsked."""
+def check(path: Path, size: tuple[int, int], frames: int, fps: int) -> None:
+    """Raises Unplayable, or NotAsAsked unless it is H.264 of this size in pixels, with so many frames and so
+    many of them per second. Decodes every frame, since a cut file can open and claim its full length."""
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            frames = sum(1 for _ in container.decode(stream))
+            count = sum(1 for _ in container.decode(stream))
             context = stream.codec_context
-            found = (context.name, context.width, context.height, stream.average_rate, frames)
+            found = (context.name, context.width, context.height, stream.average_rate, count)
     except (av.FFmpegError, IndexError) as error:
         raise Unplayable(str(error)) from error
-    wanted = ("h264", WIDTH, HEIGHT, FPS, FRAMES)
-    if frames < FRAMES:
-        raise Unplayable(f"{frames} of {FRAMES} frames")
+    wanted = ("h264", *size, fps, frames)
+    if count < frames:
+        raise Unplayable(f"{count} of {frames} frames")
     if found != wanted:
         raise NotAsAsked(f"{found} instead of {wanted}")
-    return frames
 
 
 def _remux(source: Path, target: Path) -> None:

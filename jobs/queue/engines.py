@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from comfy.workflow import KINDS, PAIRS
+from comfy.presets import KINDS, PAIRS
 from jobs.models import Engine, Job
 from jobs.models.clock import seconds
 from jobs.models.engine import EngineQuerySet

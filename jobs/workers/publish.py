@@ -9,6 +9,7 @@ from pathlib import Path
 from django.conf import settings
 from django.db import connection
 
+from comfy import presets
 from comfy.client import Comfy, ComfyError, FileGone
 from jobs.media import storage, video
 from jobs.models import Job
@@ -47,7 +48,8 @@ def publish_one(claim: Claim) -> None:
     job = claim.job
     try:
         with rendered_file(job) as source:
-            finished = video.finish(source, source.with_name("video.mp4"))
+            target, preset = source.with_name("video.mp4"), presets.find(job.preset)
+            finished = video.finish(source, target, preset.size, preset.frames, preset.fps)
             with uploaded(job, finished):
                 complete(claim, finished)
     except (FileGone, video.Unplayable) as error:

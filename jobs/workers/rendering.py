@@ -15,7 +15,7 @@ from typing import Any
 
 from django.conf import settings
 
-from comfy import workflow
+from comfy import presets, workflow
 from comfy.client import (
     Comfy,
     ComfyError,
@@ -76,6 +76,7 @@ class Rendering:
     def __init__(self, claim: Claim, engine: Engine, comfy: Comfy, listener: Listener, denials: Denials):
         self.claim, self.engine, self.comfy, self.listener = claim, engine, comfy, listener
         self.denials = denials
+        self.preset = presets.find(claim.job.preset)
         # A render that was begun on this engine, by us or a predecessor, may still be in ComfyUI.
         self.posted = claim.job.engine_id == engine.pk
         self.progress = 0
@@ -133,8 +134,8 @@ class Rendering:
     def _submit(self, image: str) -> None:
         job = self.job
         graph = workflow.build(
+            self.preset,
             kind=job.kind,
-            preset=job.preset,
             prompt=job.prompt,
             seed=job.seed,
             prefix=f"{job.folder}/{job.render + 1}",
@@ -185,7 +186,7 @@ class Rendering:
 
     def _write_progress(self, now: float) -> None:
         job = self.job
-        self.progress = max(self.progress, workflow.progress(job.kind, job.preset, self._nodes))
+        self.progress = max(self.progress, workflow.progress(self.preset, job.kind, self._nodes))
         if self.progress > job.progress and now - self._written_at >= WRITE_PAUSE:
             self.claim.advanced(self.progress)
             self._written_at = now
@@ -213,7 +214,7 @@ class Rendering:
         filename = f"{self.job.render}_00001_.mp4"
         try:
             with fetched(self.comfy, self.job.folder, filename) as path:
-                video.check(path)
+                video.check(path, self.preset.size, self.preset.frames, self.preset.fps)
         except (FileGone, video.Unplayable, video.NotAsAsked) as error:
             logger.info("job %s: no whole file of it is left: %s", self.job, error, extra=self.job.log_fields)
             return None

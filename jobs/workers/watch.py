@@ -12,7 +12,7 @@ from functools import partial
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
-from comfy import abilities, warmup, workflow
+from comfy import presets, warmup
 from comfy.client import Comfy, ComfyError, Unfit, Unreachable
 from jobs.models import Job, metric
 from jobs.models.engine import DISK_FULL, GPU_FAILED, Engine
@@ -127,8 +127,8 @@ class EngineWatch:
         if self._missing_nodes is None:
             comfy.check_prompts()
             self._missing_nodes = self._look_for_nodes(comfy, engine)
-        missing = [*comfy.missing(abilities.FILES), *(f"node {name}" for name in self._missing_nodes)]
-        runs, lacks = abilities.runs(missing), abilities.lacks(missing, settings.WORKFLOW_PRESET)
+        missing = [*comfy.missing(presets.FILES), *(f"node {name}" for name in self._missing_nodes)]
+        runs, lacks = presets.runs(missing), presets.lacks(missing, settings.WORKFLOW_PRESET)
         version = str(comfy.system())
         if engine.trouble:
             self._relapses.sick()
@@ -147,7 +147,7 @@ class EngineWatch:
     def _look_for_nodes(self, comfy: Comfy, engine: Engine) -> list[str]:
         """Which are missing: a request for each, so that the lease is renewed in between."""
         missing = []
-        for name in abilities.NODES:
+        for name in presets.NODES:
             missing += comfy.missing_nodes([name])
             engines.renew(engine)
         return missing
@@ -175,7 +175,9 @@ class EngineWatch:
         """Warms a ComfyUI up that is seen for the first time, or was away. It is warm already if it has a
         render of our predecessor, or was warmed up since it started. A warm-up that fails is no hindrance."""
         if self._warm is None and not engine.ready and settings.WARM_UP:
-            if comfy.queue().marked(str(engine.pk)) or warmup.is_warm(comfy, settings.WORKFLOW_PRESET):
+            if comfy.queue().marked(str(engine.pk)) or warmup.is_warm(
+                comfy, presets.find(settings.WORKFLOW_PRESET)
+            ):
                 return True
             self._begin_warm_up(comfy, engine, runs)
         return self._warm is None or not self._warm.is_alive()
@@ -184,19 +186,19 @@ class EngineWatch:
         """Tries a warm-up until one succeeds."""
         if self._warm and self._warm.is_alive():
             return False
-        if self._warm and warmup.is_warm(comfy, settings.WORKFLOW_PRESET):
+        if self._warm and warmup.is_warm(comfy, presets.find(settings.WORKFLOW_PRESET)):
             return True
         self._begin_warm_up(comfy, engine, runs)
         return False
 
     def _begin_warm_up(self, comfy: Comfy, engine: Engine, runs: list[str]) -> None:
         """In a thread, for the kind of job that waits first."""
-        preset = settings.WORKFLOW_PRESET
-        kinds = [kind for kind in workflow.KINDS if f"{preset}/{kind}" in runs]
+        preset = presets.find(settings.WORKFLOW_PRESET)
+        kinds = [kind for kind in preset.kinds if f"{preset.name}/{kind}" in runs]
         if not kinds:
             return
-        waiting = Job.objects.to_render().filter(preset=preset, kind__in=kinds).in_order().first()
-        order = warmup.kinds(comfy, first=waiting.kind if waiting else kinds[0])
+        waiting = Job.objects.to_render().filter(preset=preset.name, kind__in=kinds).in_order().first()
+        order = warmup.kinds(comfy, preset, first=waiting.kind if waiting else kinds[0])
         kinds = [kind for kind in order if kind in kinds]
         self._warm = threading.Thread(target=self._warm_up, args=(engine, kinds), daemon=True)
         self._warm.start()
@@ -205,7 +207,7 @@ class EngineWatch:
         """A failure is for the log: the first job would tell more, and may work all the same."""
         try:
             with Comfy(engine.url) as comfy:
-                for kind, seconds in warmup.warm_up(comfy, settings.WORKFLOW_PRESET, kinds):
+                for kind, seconds in warmup.warm_up(comfy, presets.find(settings.WORKFLOW_PRESET), kinds):
                     logger.info("engine %s: warmed up for %s in %.0f s", engine.name, kind, seconds)
         except ComfyError as error:
             logger.warning("engine %s: not warmed up: %s", engine.name, error.log)

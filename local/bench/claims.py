@@ -28,7 +28,7 @@ from django.db import OperationalError, connection  # noqa: E402
 from django.db.models.functions import Now  # noqa: E402
 from django_q.models import OrmQ  # noqa: E402
 
-from comfy.workflow import PAIRS  # noqa: E402
+from comfy.presets import PAIRS  # noqa: E402
 from jobs.models import (  # noqa: E402
     ApiKey,
     Engine,

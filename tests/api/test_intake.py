@@ -72,7 +72,7 @@ def test_an_earlier_job_and_a_limit_are_found_before_the_fields_are_looked_at(cl
     "image", [{"image_url": "http://127.0.0.1:1/a.png"}, {"image_base64": "no image"}, {}]
 )
 def test_validation_reads_no_image(image, monkeypatch):
-    monkeypatch.setattr("jobs.media.images.normalise", lambda data: 1 / 0)
+    monkeypatch.setattr("jobs.media.images.normalise", lambda data, size: 1 / 0)
     body = GenerateRequest(data={"prompt": "A cat"} | image)
 
     assert body.is_valid()

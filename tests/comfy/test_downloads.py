@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from django.core.management import CommandError, call_command
 
-from comfy import downloads, workflow
+from comfy import downloads, presets
 
-NAMES = [f"{folder}/{name}" for folder, name in workflow.model_files("quality")]
+NAMES = [f"{folder}/{name}" for folder, name in presets.find("quality").files]
 FIRST = NAMES[0]
 FILES = {f"/{name}": name.encode() * 20_000 for name in NAMES}
 

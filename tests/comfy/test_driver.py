@@ -13,7 +13,7 @@ import av
 import pytest
 import requests
 
-from comfy import abilities, client, warmup, workflow
+from comfy import client, presets, warmup, workflow
 from comfy.client import Comfy, Failed, FileGone, Lacking, Refused, Rendered, Unfit, Unreachable
 from comfy.listener import Listener
 from jobs.models.job import folder
@@ -61,12 +61,13 @@ def wait(condition):
 class Prompt:
     """A prompt of our own, small, with a folder and a seed that no other has."""
 
-    def __init__(self, comfy, kind="text-to-video", fault=None, seconds=0.0, **options):
+    def __init__(self, comfy, kind="text-to-video", preset="fast", fault=None, seconds=0.0, **options):
         self.comfy, self.kind, self.id = comfy, kind, str(uuid.uuid4())
+        self.preset = presets.find(preset)
         self.folder = folder(uuid.UUID(self.id))
         defaults = {"prompt": "A (very: nice) cat", "seed": uuid.UUID(self.id).int % 2**48}
-        options = {"kind": kind, "preset": "fast", "prefix": f"{self.folder}/1"} | defaults | options
-        self.graph = workflow.build(**options)
+        options = {"kind": kind, "prefix": f"{self.folder}/1"} | defaults | options
+        self.graph = workflow.build(self.preset, **options)
         size = self.graph["latent" if kind == "text-to-video" else "image_to_video"]["inputs"]
         size |= {"width": 64, "height": 64, "length": 5}
         if fault:
@@ -87,7 +88,7 @@ class Prompt:
 
 
 def test_it_lists_the_model_files_that_are_missing(comfy):
-    files = [*workflow.model_files("fast"), ("vae", "none.safetensors"), ("no_such_folder", "x")]
+    files = [*presets.find("fast").files, ("vae", "none.safetensors"), ("no_such_folder", "x")]
 
     assert comfy.missing(files) == ["vae/none.safetensors", "no_such_folder/x"]
 
@@ -97,8 +98,8 @@ def test_it_tells_the_version(comfy):
     assert comfy.system().was_tried
 
 
-@pytest.mark.parametrize("preset", workflow.PRESETS)
-@pytest.mark.parametrize("kind", workflow.KINDS)
+@pytest.mark.parametrize("preset", presets.NAMES)
+@pytest.mark.parametrize("kind", presets.KINDS)
 def test_a_prompt_becomes_a_video_in_the_jobs_own_folder(comfy, kind, preset):
     prompt = Prompt(comfy, kind, preset=preset)
     if kind == "image-to-video":
@@ -118,9 +119,9 @@ def test_progress_comes_over_the_socket_for_a_prompt_that_another_worker_posted(
     with Listener(url) as late:
         seen = []
         while prompt.id in comfy.queue():
-            seen.append(workflow.progress(prompt.kind, "quality", late.nodes(prompt.id)))
+            seen.append(workflow.progress(prompt.preset, prompt.kind, late.nodes(prompt.id)))
             time.sleep(0.01)
-        wait(lambda: workflow.progress(prompt.kind, "quality", late.nodes(prompt.id)) == 99)
+        wait(lambda: workflow.progress(prompt.preset, prompt.kind, late.nodes(prompt.id)) == 99)
 
     assert seen == sorted(seen)
 
@@ -223,22 +224,24 @@ def test_a_prompt_gets_through_to_it(comfy):
 
 def test_it_tells_its_memory_and_what_nodes_it_lacks(comfy):
     assert comfy.system().memory > 1024**3
-    assert comfy.missing_nodes([*abilities.NODES, "NoSuchNode"]) == ["NoSuchNode"]
+    assert comfy.missing_nodes([*presets.NODES, "NoSuchNode"]) == ["NoSuchNode"]
 
 
 def test_a_warm_up_runs_all_nodes_each_time_and_stays_known(comfy):
     """With the seed and the text of the one before ComfyUI would run none."""
+    fast = presets.find("fast")
     warmup.chill(comfy)
-    assert not warmup.is_warm(comfy, "fast")
+    assert not warmup.is_warm(comfy, fast)
     for _ in range(2):
-        assert [kind for kind, _ in warmup.warm_up(comfy, "fast", ["text-to-video"])] == ["text-to-video"]
+        assert [kind for kind, _ in warmup.warm_up(comfy, fast, ["text-to-video"])] == ["text-to-video"]
 
-    assert warmup.is_warm(comfy, "fast")
-    prompt_id = warmup.prompt_id("fast", "text-to-video")
+    assert warmup.is_warm(comfy, fast)
+    prompt_id = warmup.prompt_id("fast/text-to-video")
     messages = dict(comfy._json("GET", f"/history/{prompt_id}")[prompt_id]["status"]["messages"])
     assert not {"prompt", "high_noise_sampler", "decode"} & set(messages["execution_cached"]["nodes"])
+    fast = presets.find("fast")
     warmup.chill(comfy)
-    assert not warmup.is_warm(comfy, "fast")
+    assert not warmup.is_warm(comfy, fast)
 
 
 class TestRefused:

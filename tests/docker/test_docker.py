@@ -12,7 +12,7 @@ import pytest
 import yaml
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 
-from comfy import workflow
+from comfy import presets
 from local.parts import ROOT
 from wanapi.environment import env
 from wanapi.settings import KEEPALIVE
@@ -256,7 +256,7 @@ def machine(tmp_path):
     home = tmp_path / "ComfyUI"
     for folder in ("input", "output"):
         (home / folder).mkdir(parents=True)
-    for folder, name in workflow.model_files("fast"):
+    for folder, name in presets.find("fast").files:
         (home / "models" / folder).mkdir(parents=True, exist_ok=True)
         (home / "models" / folder / name).write_text("weights")
     for name, text in {
@@ -285,7 +285,7 @@ def test_a_machine_that_fits(machine, preset):
 
 @pytest.mark.parametrize("preset", ["quality", "fast"])
 def test_check_knows_the_files_of_each_preset(machine, preset):
-    for folder, name in workflow.model_files(preset):
+    for folder, name in presets.find(preset).files:
         file = machine / "ComfyUI/models" / folder / name
         file.rename(file.with_name("away"))
         code, told = check(machine, WORKFLOW_PRESET=preset)
@@ -351,7 +351,7 @@ def test_comfyuis_folders_get_one_user_and_others_files_stay(machine, user):
     assert give_folders(machine, COMFYUI_USER=str(user))[0] == 0
     given = {str(path.relative_to(home)) for path in home.rglob("*") if path.stat().st_uid == user}
     ours = {"wanapi", "wanapi/job", "wanapi/job/video.mp4"}
-    models = {f"models/{folder}" for folder, _ in workflow.model_files("fast")}
+    models = {f"models/{folder}" for folder, _ in presets.find("fast").files}
     assert given == {"input", "output", "models", "input/wanapi", *models} | {
         f"output/{name}" for name in ours
     }

@@ -98,15 +98,17 @@ def install(points: Failpoints) -> None:
 
     from comfy.client import Comfy, Rendered
     from comfy.listener import Listener
-    from comfy.workflow import SAMPLERS
+    from comfy.presets import find
     from jobs.media import storage, video
     from jobs.queue.claim import Claim
     from jobs.workers import publish, render
 
+    samplers = find("fast").samplers
+
     def step(_: None, listener: Any, message: dict[str, Any]) -> str:
         nodes = (message.get("data") or {}).get("nodes") or {}
-        first, last = ((nodes.get(name) or {}).get("value", 0) for name in SAMPLERS)
-        return "last step" if last and last == nodes[SAMPLERS[1]]["max"] else "first step" if first else ""
+        first, last = ((nodes.get(name) or {}).get("value", 0) for name in samplers)
+        return "last step" if last and last == nodes[samplers[1]]["max"] else "first step" if first else ""
 
     def sent(_: None, connection: Any, method: str, url: str, *args: Any) -> str:
         """A job's; the watch, in a thread of the main process, posts an empty one."""

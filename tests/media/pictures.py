@@ -1,6 +1,7 @@
 """Pictures, and what is said of those that are refused."""
 
 import random
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -9,6 +10,7 @@ from jobs.media import images
 from jobs.media.images import BadImage
 
 DAMAGED = "The image is damaged or incomplete."
+normalise = partial(images.normalise, size=(832, 480))
 
 
 def photo(mode="RGB", size=(416, 240)):
@@ -20,5 +22,5 @@ def photo(mode="RGB", size=(416, 240)):
 
 def refused(data):
     with pytest.raises(BadImage) as error:
-        images.normalise(data)
+        normalise(data)
     return str(error.value)

@@ -8,7 +8,7 @@ import pytest
 from jobs.media import images
 from jobs.media.images import CannotRead
 from tests.hostile.images import IMAGES, many_scans, saved
-from tests.media.pictures import DAMAGED, photo, refused
+from tests.media.pictures import DAMAGED, normalise, photo, refused
 
 
 class TestDecoder:
@@ -41,7 +41,7 @@ class TestDecoder:
         decoder(f"echo the reason >&2; {end}")
 
         with pytest.raises(CannotRead):
-            images.normalise(b"")
+            normalise(b"")
 
         assert "the reason" in caplog.text
         assert caplog.records[0].levelname == "ERROR"
@@ -51,13 +51,13 @@ class TestDecoder:
         decoder("exec sleep 60")
 
         with pytest.raises(CannotRead):
-            images.normalise(b"")
+            normalise(b"")
 
     def test_a_decoder_that_cannot_be_started_is_our_fault(self, monkeypatch):
         monkeypatch.setattr("jobs.media.images.sys.executable", "/nothing/here")
 
         with pytest.raises(CannotRead):
-            images.normalise(b"")
+            normalise(b"")
 
     def test_memory_that_we_give_ends_with_a_sentence_for_the_client(self):
         lower = "decode.MEMORY = 200_000_000"
@@ -75,7 +75,7 @@ from jobs.media import images
 data = sys.stdin.buffer.read()
 resource.setrlimit(resource.{kind}, ({limit}, {limit}))
 try:
-    images.normalise(data)
+    images.normalise(data, (832, 480))
 except Exception as error:
     print(type(error).__name__, error)
 else:
@@ -112,6 +112,6 @@ else:
 
 def python(program, data):
     done = subprocess.run(
-        [sys.executable, "-c", program, "3"], input=data, capture_output=True, cwd=images.ROOT
+        [sys.executable, "-c", program, "3", "832", "480"], input=data, capture_output=True, cwd=images.ROOT
     )
     return done.returncode, done.stdout

@@ -5,13 +5,13 @@ import io
 import pytest
 from PIL import Image, ImageCms
 
-from jobs.media import images
 from tests import profiles
 from tests.hostile.images import saved
+from tests.media.pictures import normalise
 
 
 def normalised(image, format="PNG", **options):
-    return Image.open(io.BytesIO(images.normalise(saved(image, format, **options))))
+    return Image.open(io.BytesIO(normalise(saved(image, format, **options))))
 
 
 def halves(mode, left, right, size=(800, 600)):

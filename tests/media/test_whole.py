@@ -7,9 +7,8 @@ from fractions import Fraction
 import av
 import pytest
 
-from jobs.media import images
 from tests.hostile.images import chunk, png, saved
-from tests.media.pictures import DAMAGED, photo, refused
+from tests.media.pictures import DAMAGED, normalise, photo, refused
 
 JPEGS = {
     "plain": ("RGB", {}),
@@ -36,7 +35,7 @@ class TestDamage:
         return saved(photo(mode, size), "JPEG", **options)
 
     def test_a_whole_jpeg_is_taken(self, jpeg):
-        images.normalise(jpeg)
+        normalise(jpeg)
 
     @pytest.mark.parametrize("place", [0.05, 0.5, 0.8])
     def test_a_jpeg_that_lost_a_part(self, jpeg, place):
@@ -46,7 +45,7 @@ class TestDamage:
         assert refused(jpeg[:lost] + jpeg[lost + 2000 :]) == DAMAGED
 
     def test_a_jpeg_that_is_filled_up_with_zeros_before_its_end_is_whole(self, jpeg):
-        assert images.normalise(jpeg[:-2] + bytes(2048) + jpeg[-2:])
+        assert normalise(jpeg[:-2] + bytes(2048) + jpeg[-2:])
 
     def test_a_jpeg_with_zeros_in_its_middle(self, jpeg):
         middle = len(jpeg) // 2
@@ -84,19 +83,19 @@ class TestDamage:
         ids=["stray", "stray at the start", "trailing", "gain map", "exif", "markers in exif", "JFIF 7"],
     )
     def test_an_odd_jpeg_that_lost_nothing_is_taken(self, odd):
-        images.normalise(odd(saved(photo(), "JPEG")))
+        normalise(odd(saved(photo(), "JPEG")))
 
     @pytest.mark.parametrize(
         ("codec", "pixels"), [("mjpeg", "yuvj422p"), ("mjpeg", "yuvj444p"), ("ljpeg", "yuvj444p")]
     )
     def test_a_jpeg_of_another_encoder_is_taken_also_a_lossless_one(self, codec, pixels):
-        images.normalise(encoded(codec, pixels))
+        normalise(encoded(codec, pixels))
 
     def test_a_jpeg_with_a_second_picture_is_taken_also_without_that(self):
         two = saved(photo(), "MPO", save_all=True, append_images=[photo("RGB", (208, 120))])
 
-        images.normalise(two)
-        images.normalise(two[: two.rindex(b"\xff\xd8\xff")])
+        normalise(two)
+        normalise(two[: two.rindex(b"\xff\xd8\xff")])
         assert refused(two[:20_000] + two[24_000:]) == DAMAGED
 
     @pytest.mark.parametrize("place", [0.05, 0.5, 0.95])
@@ -116,14 +115,14 @@ class TestDamage:
 
     def test_a_png_with_too_few_rows(self):
         assert refused(png(64, 64, rows=63)) == DAMAGED
-        assert images.normalise(png(64, 64, rows=64))
+        assert normalise(png(64, 64, rows=64))
 
     def test_a_png_that_ends_before_its_end(self):
         assert refused(saved(photo(), "PNG")[:-12]) == DAMAGED
 
     @pytest.mark.parametrize(("width", "height"), [(16, 16), (17, 19), (23, 16)])
     def test_an_interlaced_png_is_taken_if_it_is_whole(self, width, height):
-        images.normalise(interlaced(width, height))
+        normalise(interlaced(width, height))
         assert refused(interlaced(width, height, lost=1)) == DAMAGED
 
     @pytest.mark.parametrize("options", [{}, {"lossless": True}])

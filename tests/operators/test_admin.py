@@ -9,7 +9,7 @@ import pytest
 import requests
 from django.db.models.functions import Now
 
-from comfy.workflow import PAIRS
+from comfy.presets import PAIRS
 from jobs.models import Job
 from jobs.models.clock import seconds
 from jobs.models.engine import Engine

@@ -271,7 +271,7 @@ class TestEngineCommands:
         assert told["files"]["vae/wan_2.1_vae.safetensors"] is True
 
     def test_a_file_that_is_missing_is_named_with_its_place(self, simulator, monkeypatch):
-        monkeypatch.setattr("comfy.workflow.model_files", lambda preset: [("vae", "none.safetensors")])
+        monkeypatch.setattr("comfy.presets.Preset.files", [("vae", "none.safetensors")])
         output = io.StringIO()
 
         with pytest.raises(CommandError, match="1 model file is missing"):
@@ -282,7 +282,7 @@ class TestEngineCommands:
     def test_a_version_that_was_not_tried_and_a_node_that_is_missing_are_named(self, simulator, monkeypatch):
         monkeypatch.setattr("comfy.client.TRIED", ("9.9.9",))
         monkeypatch.setattr("jobs.management.commands.check_engine.TRIED", ("9.9.9",))
-        monkeypatch.setattr("comfy.workflow.node_classes", lambda preset: ["SaveVideo", "NoSuchNode"])
+        monkeypatch.setattr("comfy.presets.Preset.nodes", ["SaveVideo", "NoSuchNode"])
         output = io.StringIO()
 
         with pytest.raises(CommandError, match="Nodes are missing: ComfyUI needs an update"):

@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from comfy.workflow import PAIRS
+from comfy.presets import PAIRS
 from jobs.models import Job
 from jobs.models.clock import seconds
 from jobs.models.engine import Engine

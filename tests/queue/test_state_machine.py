@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from comfy.workflow import PAIRS
+from comfy.presets import PAIRS
 from jobs.models import Job
 from jobs.models.clock import seconds
 from jobs.models.engine import Engine

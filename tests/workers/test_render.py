@@ -4,6 +4,7 @@ import base64
 import io
 import resource
 import time
+from dataclasses import replace
 
 import av
 import boto3
@@ -12,7 +13,7 @@ import requests
 from django.db.models.functions import Now
 from PIL import Image
 
-from comfy import workflow
+from comfy import presets, workflow
 from comfy.client import Comfy
 from jobs.media import storage
 from jobs.models import Job
@@ -126,8 +127,10 @@ class TestOneRunsOneWaits:
         self, submit, engine, simulator
     ):
         with Comfy(SIMULATOR_URL) as comfy:
-            stray = workflow.build(kind="text-to-video", preset="quality", prompt="", seed=1, prefix="x/1")
-            for name in workflow.SAMPLERS:
+            stray = workflow.build(
+                presets.find("quality"), kind="text-to-video", prompt="", seed=1, prefix="x/1"
+            )
+            for name in presets.find("quality").samplers:
                 stray[name]["inputs"]["steps"] = 10000
             stray["low_noise_sampler"]["inputs"]["end_at_step"] = 10000
             comfy.submit("stray", stray, str(engine.pk))
@@ -143,7 +146,9 @@ class TestOneRunsOneWaits:
     ):
         held = make_job(engine=engine, render=1, lease_until=Now() + seconds(60))
         with Comfy(SIMULATOR_URL) as comfy:
-            graph = workflow.build(kind="text-to-video", preset="fast", prompt="", seed=3, prefix="z/1")
+            graph = workflow.build(
+                presets.find("fast"), kind="text-to-video", prompt="", seed=3, prefix="z/1"
+            )
             comfy.submit(held.prompt_id, graph, str(engine.pk))
             submit()
 
@@ -161,7 +166,7 @@ class TestOneRunsOneWaits:
         with Comfy(SIMULATOR_URL) as comfy:
             comfy.submit(
                 "theirs",
-                workflow.build(kind="text-to-video", preset="fast", prompt="", seed=2, prefix="y/1"),
+                workflow.build(presets.find("fast"), kind="text-to-video", prompt="", seed=2, prefix="y/1"),
                 "x",
             )
         submit()
@@ -288,7 +293,7 @@ class TestTroubleInComfyUI:
         assert folders(Job.objects.get()) == []
 
     def test_a_model_file_that_vanished_costs_no_job_and_is_named(self, submit, engine, monkeypatch):
-        template = workflow._template("text-to-video", "fast")
+        template = presets.find("fast").graphs["text-to-video"]
         monkeypatch.setitem(template["vae"]["inputs"], "vae_name", "none.safetensors")
         image, text = submit(image_base64=base64.b64encode(picture()).decode()), submit()
 
@@ -303,12 +308,12 @@ class TestTroubleInComfyUI:
     def test_one_that_is_listed_and_refused_again_and_again_makes_the_engine_sick(
         self, submit, engine, monkeypatch
     ):
-        template = workflow._template("text-to-video", "fast")
+        template = presets.find("fast").graphs["text-to-video"]
         monkeypatch.setitem(template["vae"]["inputs"], "vae_name", "none.safetensors")
         submit()
 
         def again():
-            Engine.objects.update(runs=list(workflow.PAIRS))  # as the look finds it each time
+            Engine.objects.update(runs=list(presets.PAIRS))  # as the look finds it each time
             Job.objects.filter(status="queued").update(not_before=None)
             render()
             return Engine.objects.get().trouble
@@ -456,7 +461,7 @@ class TestPublishing:
         assert (now(rendered).status, rendered.render) == ("completed", 2)
 
     def test_a_video_that_is_not_what_was_asked_for_fails_the_job(self, rendered, monkeypatch):
-        monkeypatch.setattr("jobs.media.video.FPS", 24)
+        monkeypatch.setitem(presets._presets, "fast", replace(presets.find("fast"), fps=24))
 
         publish()
 

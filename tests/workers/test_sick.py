@@ -5,7 +5,7 @@ import base64
 import pytest
 import requests
 
-from comfy import warmup, workflow
+from comfy import presets, warmup
 from jobs.models import Event, Job, Metric
 from jobs.models.engine import Engine
 from jobs.queue import engines
@@ -167,7 +167,7 @@ class TestWarmUp:
     def warmed_up(self, simulator):
         """The kinds that ran since the test began."""
         before = len(simulator.log("finished"))
-        kinds = {warmup.prompt_id("fast", kind): kind for kind in workflow.KINDS}
+        kinds = {warmup.prompt_id(f"fast/{kind}"): kind for kind in presets.KINDS}
         return lambda: [kinds[prompt] for prompt in simulator.log("finished")[before:]]
 
     def until_ready(self, watch):

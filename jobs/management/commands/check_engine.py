@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.template.defaultfilters import pluralize
 
-from comfy import workflow
+from comfy import presets
 from comfy.client import TRIED, Comfy, ComfyError, shown
 from jobs.management.arguments import add_comfyui
 
@@ -20,12 +20,12 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *, url: str, preset: str, **options: Any) -> None:
-        files = workflow.model_files(preset)
+        files = presets.find(preset).files
         try:
             with Comfy(url) as comfy:
                 comfy.check_prompts()
                 system, lacks = comfy.system(), comfy.missing(files)
-                nodes = comfy.missing_nodes(workflow.node_classes(preset))
+                nodes = comfy.missing_nodes(presets.find(preset).nodes)
         except ComfyError as error:
             raise CommandError(f"{shown(url)}: {error.message} {error.detail}".strip()) from error
         present = {f"{folder}/{name}": f"{folder}/{name}" not in lacks for folder, name in files}

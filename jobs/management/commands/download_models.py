@@ -9,9 +9,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tqdm import tqdm
 
-from comfy import downloads
+from comfy import downloads, presets
 from comfy.downloads import Host, ModelFile, Problem, gigabytes, size_of
-from comfy.workflow import PRESETS, model_files
 
 
 class Command(BaseCommand):
@@ -23,7 +22,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("folder", metavar="COMFYUI_MODELS_DIR", type=Path, help="ComfyUI's models/")
-        parser.add_argument("--preset", choices=PRESETS, help="default: WORKFLOW_PRESET")
+        parser.add_argument("--preset", choices=presets.NAMES, help="default: WORKFLOW_PRESET")
         parser.add_argument("--base-url", default=downloads.BASE_URL, help="default: %(default)s")
         parser.add_argument("--verify", action="store_true", help="read files that are there, too")
         parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
@@ -34,9 +33,9 @@ class Command(BaseCommand):
         if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
             raise CommandError(f"--base-url must be an http or https URL, not {base_url!r}.")
         host = Host(base_url, os.environ.get("HF_TOKEN", ""))
-        preset = options["preset"] or settings.WORKFLOW_PRESET
+        preset = presets.find(options["preset"] or settings.WORKFLOW_PRESET)
         try:
-            files = [host.declared(folder, *wanted) for wanted in model_files(preset)]
+            files = [host.declared(folder, *wanted) for wanted in preset.files]
             missing = [file for file in files if not self._is_there(file, options["verify"])]
             downloads.check_space(folder, missing)
             if not dry_run:

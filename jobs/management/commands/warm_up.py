@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from comfy import warmup, workflow
+from comfy import presets, warmup
 from comfy.client import Comfy, ComfyError, shown
 from jobs.management.arguments import add_comfyui
 from jobs.workers.hold import remove_folder
@@ -18,9 +18,11 @@ class Command(BaseCommand):
         add_comfyui(parser)
 
     def handle(self, *, url: str, preset: str, **options: Any) -> None:
+        wanted = presets.find(preset)
         try:
             with Comfy(url) as comfy:
-                for kind, seconds in warmup.warm_up(comfy, preset, warmup.kinds(comfy, workflow.KINDS[0])):
+                kinds = warmup.kinds(comfy, wanted, first=wanted.kinds[0])
+                for kind, seconds in warmup.warm_up(comfy, wanted, kinds):
                     self.stdout.write(f"{kind}: {seconds:.1f} s")
         except ComfyError as error:
             raise CommandError(f"{shown(url)}: {error.message} {error.detail}".strip()) from error
