@@ -280,7 +280,7 @@ class TestEngineCommands:
         assert "  MISSING  models/vae/none.safetensors" in output.getvalue().splitlines()
 
     def test_a_version_that_was_not_tried_and_a_node_that_is_missing_are_named(self, simulator, monkeypatch):
-        monkeypatch.setattr("comfy.client.TRIED", ("9.9.9",))
+        monkeypatch.setattr("comfy.answers.TRIED", ("9.9.9",))
         monkeypatch.setattr("jobs.management.commands.check_engine.TRIED", ("9.9.9",))
         monkeypatch.setattr("comfy.presets.Preset.nodes", ["SaveVideo", "NoSuchNode"])
         output = io.StringIO()
