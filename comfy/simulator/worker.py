@@ -1,4 +1,4 @@
-"""The simulator's worker: runs one prompt after the other, node by node, as ComfyUI's worker thread does."""
+"""Runs one prompt after the other, node by node, as ComfyUI's worker thread does, and tells of it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,20 @@ import os
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import av
 
 from comfy.simulator import testcard
 from comfy.simulator.nodes import Graph
-
-if TYPE_CHECKING:
-    from comfy.simulator.server import Server
+from comfy.simulator.state import Run, State
 
 DECODE_STEPS = 3  # VAEDecode takes as long as this many steps, in silence
 GPU_TIPS = (
     "This error means you ran out of memory on your GPU.\n\nTIPS: If the workflow worked before you might "
     "have accidentally set the batch_size to a large number."
 )
-
-# number, prompt id, graph, extra data, output nodes. A heap of plain tuples, as in ComfyUI, so that
-# equal numbers and ids go wrong here as they do there: the comparison reaches the graphs and raises.
-Item = tuple[float, str, Graph, dict[str, Any], list[str]]
 
 
 class Interrupted(Exception):
@@ -50,45 +44,6 @@ class AcceleratorError(RuntimeError):
 
 
 @dataclass
-class Faults:
-    """What /simulator/faults has ordered and what has not happened yet."""
-
-    out_of_memory: int = 0
-    node_error: int = 0
-    gpu_error: int = 0
-    disk_full: int = 0
-    stall_seconds: float = 0.0  # and deaf to an interrupt
-    slow_seconds: float = 0.0
-    history_delay: float = 0.0
-    frozen_until: float = 0.0
-    dead_worker: bool = False
-
-    def strikes(self, name: str) -> bool:
-        left: int = getattr(self, name)
-        setattr(self, name, max(0, left - 1))
-        return left > 0
-
-
-@dataclass
-class Run:
-    """One prompt being run."""
-
-    item: Item
-    messages: list[Any] = field(default_factory=list)
-    progress: dict[str, dict[str, Any]] = field(default_factory=dict)
-    executed: list[str] = field(default_factory=list)
-    outputs: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def prompt_id(self) -> str:
-        return self.item[1]
-
-    @property
-    def graph(self) -> Graph:
-        return self.item[2]
-
-
-@dataclass
 class Result:
     """What a node gave: its values for other nodes, and for an output node what /history shows."""
 
@@ -96,43 +51,38 @@ class Result:
     shown: dict[str, Any] | None = None
 
 
-class Worker:
-    """Runs one prompt at a time, as ComfyUI's worker thread does; if it dies, HTTP goes on."""
+class PromptWorker:
+    """Runs one prompt at a time; if it dies, HTTP goes on."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.wake = asyncio.Event()
-        self.interrupt = asyncio.Event()
-        self.free_memory = False
+    def __init__(self, state: State) -> None:
+        self.state = state
         self.cache: dict[str, Result] = {}  # the results of the last prompt's nodes
-        self.client_id: str | None = None  # whose prompt is, or was the last to be, run
-        self.last_node: str | None = None
         self.task = asyncio.create_task(self.work())
 
     async def work(self) -> None:
         with suppress(WorkerDied):
-            while not self.server.faults.dead_worker:
-                if self.free_memory:
+            while not self.state.faults.dead_worker:
+                if self.state.free_memory:
                     self.cache.clear()
-                    self.free_memory = False
-                self.wake.clear()
-                if item := self.server.take():
+                    self.state.free_memory = False
+                self.state.wake.clear()
+                if item := self.state.take():
                     await self.run_prompt(Run(item))
                 else:
-                    await self.wake.wait()
+                    await self.state.wake.wait()
 
     async def run_prompt(self, run: Run) -> None:
-        server, prompt_id = self.server, run.prompt_id
-        server.note("started", prompt_id, run.item[3])
-        self.interrupt.clear()
-        self.client_id = run.item[3].get("client_id")
+        state, prompt_id = self.state, run.prompt_id
+        state.note("started", prompt_id, run.item[3])
+        state.interrupt.clear()
+        state.client_id = run.item[3].get("client_id")
         self.tell(run, "execution_start", {})
         status = await self.run_nodes(run)
-        self.last_node = None
-        await asyncio.sleep(server.faults.history_delay)
-        server.finish(run, status)
-        if self.client_id is not None:
-            server.sockets.send("executing", {"node": None, "prompt_id": prompt_id}, self.client_id)
+        state.last_node = None
+        await asyncio.sleep(state.faults.history_delay)
+        state.finish(run, status)
+        if state.client_id is not None:
+            state.sockets.send("executing", {"node": None, "prompt_id": prompt_id}, state.client_id)
 
     async def run_nodes(self, run: Run) -> str:
         order: list[str] = []
@@ -174,7 +124,7 @@ class Worker:
                 for name, value in node["inputs"].items()
             }
             if node["class_type"] == "LoadImage":  # by content: a file may be overwritten
-                image = self.server.path("input") / str(inputs["image"])
+                image = self.state.path("input") / str(inputs["image"])
                 inputs["image"] = hashlib.sha256(image.read_bytes() if image.is_file() else b"").hexdigest()
             whole = json.dumps([node["class_type"], inputs], sort_keys=True)
             keys[node_id] = hashlib.sha256(whole.encode()).hexdigest()
@@ -186,8 +136,8 @@ class Worker:
         """An execution_* message: kept for the history, sent to the client if there is one."""
         data = {**data, "prompt_id": run.prompt_id, "timestamp": int(time.time() * 1000)}
         run.messages.append([event, data])
-        if self.client_id is not None or broadcast:
-            self.server.sockets.send(event, data, self.client_id)
+        if self.state.client_id is not None or broadcast:
+            self.state.sockets.send(event, data, self.state.client_id)
 
     def progress(
         self, run: Run, node_id: str, state: str, value: float | None = None, most: float = 1.0
@@ -206,16 +156,16 @@ class Worker:
             "real_node_id": node_id,
         }
         data = {"prompt_id": run.prompt_id, "nodes": dict(run.progress)}
-        self.server.sockets.send("progress_state", data, self.client_id)
+        self.state.sockets.send("progress_state", data, self.state.client_id)
 
     def show_output(self, run: Run, node_id: str, result: Result) -> None:
         """Also for a cached output node, which thus names its old file again."""
         if result.shown is None:
             return
         run.outputs[node_id] = result.shown
-        if self.client_id is not None:
+        if self.state.client_id is not None:
             data = {"node": node_id, "display_node": node_id, "output": result.shown}
-            self.server.sockets.send("executed", {**data, "prompt_id": run.prompt_id}, self.client_id)
+            self.state.sockets.send("executed", {**data, "prompt_id": run.prompt_id}, self.state.client_id)
 
     def place(self, run: Run, node_id: str) -> dict[str, Any]:
         node_type = run.graph[node_id]["class_type"]
@@ -245,30 +195,30 @@ class Worker:
 
     async def run_node(self, run: Run, node_id: str, keys: dict[str, str]) -> Result:
         self.progress(run, node_id, "running", 0.0)
-        if self.client_id is not None:
-            self.last_node = node_id
+        if self.state.client_id is not None:
+            self.state.last_node = node_id
             data = {"node": node_id, "display_node": node_id, "prompt_id": run.prompt_id}
-            self.server.sockets.send("executing", data, self.client_id)
-        if self.interrupt.is_set():
+            self.state.sockets.send("executing", data, self.state.client_id)
+        if self.state.interrupt.is_set():
             raise Interrupted
         inputs = self.input_values(run.graph, node_id, keys)
         match run.graph[node_id]["class_type"]:
             case "CLIPTextEncode":
                 return Result((inputs["text"],))
             case "LoadImage":
-                path = self.server.path("input") / inputs["image"]
+                path = self.state.path("input") / inputs["image"]
                 return Result((await asyncio.to_thread(testcard.load, path), None))  # no mask
             case "EmptyHunyuanLatentVideo":
                 return Result((testcard.empty_scene(inputs),))
             case "WanImageToVideo":
-                await asyncio.sleep(self.server.seconds_per_step)  # the VAE's encoding
+                await asyncio.sleep(self.state.seconds_per_step)  # the VAE's encoding
                 scene = replace(testcard.empty_scene(inputs), start=inputs.get("start_image"))
                 return Result((inputs["positive"], inputs["negative"], scene))
             case "KSamplerAdvanced":
                 return Result((await self.sample(run, node_id, inputs),))
             case "VAEDecode":
-                await asyncio.sleep(DECODE_STEPS * self.server.seconds_per_step)
-                if self.server.faults.strikes("node_error"):
+                await asyncio.sleep(DECODE_STEPS * self.state.seconds_per_step)
+                if self.state.faults.strikes("node_error"):
                     raise ValueError("a fault ordered in VAEDecode")
                 return Result((inputs["samples"],))
             case "TestFault":
@@ -288,7 +238,7 @@ class Worker:
         }
 
     async def sample(self, run: Run, node_id: str, inputs: dict[str, Any]) -> testcard.Scene:
-        faults = self.server.faults
+        faults = self.state.faults
         if faults.strikes("out_of_memory"):
             raise self.out_of_memory()
         if faults.strikes("gpu_error"):
@@ -297,12 +247,12 @@ class Worker:
         await asyncio.sleep(stall)
         steps = min(inputs["end_at_step"], inputs["steps"]) - inputs["start_at_step"]
         slow, faults.slow_seconds = faults.slow_seconds, 0.0
-        await self.steps(run, node_id, steps, self.server.seconds_per_step + slow / steps)
+        await self.steps(run, node_id, steps, self.state.seconds_per_step + slow / steps)
         scene: testcard.Scene = replace(inputs["latent_image"], text=inputs["positive"])
         return replace(scene, seed=inputs["noise_seed"]) if inputs["add_noise"] == "enable" else scene
 
     def out_of_memory(self) -> Exception:
-        if self.server.newer:
+        if self.state.newer:
             return AcceleratorError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA ...\n")
         return OutOfMemoryError("Allocation on device ")
 
@@ -310,12 +260,12 @@ class Worker:
         """The one place where an interrupt stops a node that is at work."""
         for step in range(1, count + 1):
             try:
-                await asyncio.wait_for(self.interrupt.wait(), seconds)
+                await asyncio.wait_for(self.state.interrupt.wait(), seconds)
                 raise Interrupted
             except TimeoutError:
                 self.progress(run, node_id, "running", step, count)
                 data = {"value": step, "max": count, "prompt_id": run.prompt_id, "node": node_id}
-                self.server.sockets.send("progress", data, self.client_id)
+                self.state.sockets.send("progress", data, self.state.client_id)
 
     async def go_wrong(self, run: Run, node_id: str, kind: str, seconds: float) -> None:
         match kind:
@@ -341,13 +291,13 @@ class Worker:
 
     async def save_video(self, run: Run, inputs: dict[str, Any]) -> Result:
         scene, fps = inputs["video"]
-        path = testcard.output_path(self.server.path("output"), inputs["filename_prefix"], scene)
+        path = testcard.output_path(self.state.path("output"), inputs["filename_prefix"], scene)
         tags = {"prompt": run.graph, **run.item[3].get("extra_pnginfo", {})}
         await asyncio.to_thread(testcard.write_video, path, scene, fps, tags)
-        if self.server.faults.strikes("disk_full"):
+        if self.state.faults.strikes("disk_full"):
             os.truncate(path, path.stat().st_size // 2)
             raise av.error.OSError(28, "No space left on device", str(path))
-        subfolder = os.path.relpath(path.parent, self.server.path("output"))
+        subfolder = os.path.relpath(path.parent, self.state.path("output"))
         shown = {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": "output"}
         return Result((), {"images": [shown], "animated": [True]})
 
