@@ -1,6 +1,6 @@
-"""What a fleet of 100 GPUs asks of Postgres. Run by ``make bench-fleet``.
+"""What a fleet of 100 GPUs asks of Postgres, and how quickly jobs can be claimed. ``fleet.py`` runs it.
 
-Each simulated worker makes the same queries at the same times as a real one, by the service's own code: the
+A stand-in for each render worker makes the same queries at the same times, by the service's own code: the
 tick, django-q2's polls, claim, progress, heartbeat, publishing. There is no cluster, no ComfyUI and no file.
 """
 
@@ -17,10 +17,6 @@ from statistics import median, quantiles
 
 import django
 
-from jobs.queue import engines
-from jobs.queue.claim import claim_publish, claim_render, holding, renew
-from jobs.queue.returns import return_expired
-
 django.setup()
 
 from django.core.management import call_command  # noqa: E402
@@ -29,27 +25,23 @@ from django.db.models.functions import Now  # noqa: E402
 from django_q.models import OrmQ  # noqa: E402
 
 from comfy.presets import PAIRS  # noqa: E402
-from jobs.models import (  # noqa: E402
-    ApiKey,
-    Engine,
-    Event,
-    Job,
-    Served,
-    metric,
-)
+from jobs.models import ApiKey, Engine, Event, Job, Served, metric  # noqa: E402
+from jobs.queue import engines  # noqa: E402
+from jobs.queue.claim import claim_publish, claim_render, holding, renew  # noqa: E402
+from jobs.queue.returns import return_expired  # noqa: E402
 from local.parts import ROOT  # noqa: E402
 
-WORKERS, PROCESSES = 100, 4
+GPUS, PROCESSES = 100, 4
 SECONDS = 90.0
 RENDER = 30  # seconds: no real GPU is so quick
-QUICK, CLAIMS = 8, 2000  # workers that do nothing but claim, and what there is for them
+QUICK, CLAIMS = 8, 2000  # threads that do nothing but claim, and the jobs that there are for them
 
 
 def main() -> None:
     set_up()
     fill(5000)
     before, used, began = commits(), cpu(), time.monotonic()
-    players = [
+    processes = [
         subprocess.Popen(
             [sys.executable, "-m", "local.bench.claims", str(number)],
             cwd=ROOT,
@@ -58,16 +50,16 @@ def main() -> None:
         )
         for number in range(PROCESSES)
     ]
-    waits = [float(line) for player in players for line in player.communicate()[0].split()]
+    waits = [float(line) for process in processes for line in process.communicate()[0].split()]
     took = time.monotonic() - began
     claimed = Event.objects.filter(kind="claimed")
     twice = claimed.count() - claimed.values("job").distinct().count()
     claims = f"{claimed.count()} claims, {twice} twice"
-    print(f"{WORKERS} workers for {SECONDS:.0f} s, renders of {RENDER} s: {claims}.")
+    print(f"{GPUS} workers for {SECONDS:.0f} s, renders of {RENDER} s: {claims}.")
     print(f"A claim took {1000 * median(waits):.0f} ms, p99 {1000 * quantiles(waits, n=100)[98]:.0f} ms.")
     rate, share = (commits() - before) / took, (cpu() - used) / took
     print(f"Postgres: {rate:.0f} transactions per second, {share:.0%} of one core.")
-    print(f"{QUICK} workers that only claim: {hammer():.0f} claims per second.")
+    print(f"{QUICK} workers that only claim: {claims_per_second():.0f} claims per second.")
 
 
 def set_up() -> None:
@@ -89,22 +81,23 @@ def fill(count: int) -> None:
         cursor.execute("VACUUM ANALYZE")
 
 
-def play(number: int) -> None:
-    """One process' share of the workers; prints the seconds that each claim took."""
-    workers = [Worker(f"gpu-{number}-{place}") for place in range(WORKERS // PROCESSES)]
-    with ThreadPoolExecutor(len(workers)) as threads:
-        for waits in threads.map(Worker.run, workers):
+def run_share(number: int) -> None:
+    """One process' share of the GPUs; prints the seconds that each claim took."""
+    share = [StandIn(f"gpu-{number}-{place}") for place in range(GPUS // PROCESSES)]
+    with ThreadPoolExecutor(len(share)) as threads:
+        for waits in threads.map(StandIn.run, share):
             print(*waits, sep="\n")
 
 
-def held(name: str) -> Engine:
+def look(name: str) -> Engine:
+    """Holds the engine of this name, and reports that it can run everything."""
     engine = engines.hold(name=name, url="http://-", worker=name) or sys.exit("an engine was lost")
     engines.report_well(engine, version="-", runs=list(PAIRS), lacks=[])
     return engine
 
 
-class Worker:
-    """One render worker and its share of the publishers."""
+class StandIn:
+    """For one render worker and its share of the publishers."""
 
     def __init__(self, name: str):
         self.name = name
@@ -112,7 +105,7 @@ class Worker:
         self.end = time.monotonic() + SECONDS
 
     def run(self) -> list[float]:
-        self.engine = held(self.name)
+        self.engine = look(self.name)
         beside = [
             threading.Thread(target=self.every, args=work) for work in ((2.0, self.tick), (0.2, self.poll))
         ]
@@ -134,7 +127,7 @@ class Worker:
 
     def tick(self) -> None:
         """As ``manage.py worker render`` and ``publish``, with a look at ComfyUI each time."""
-        held(self.name)
+        look(self.name)
         Job.objects.filter(engine=self.engine, status="processing", rendered_at=None).exists()
         metric.add({("gpu_busy_seconds", self.name): 2.0})
         return_expired()
@@ -165,13 +158,13 @@ class Worker:
             rendered.completed(size=1, frames=81, sha256="-")
 
 
-def hammer() -> float:
-    """Claims per second of workers that do nothing else."""
+def claims_per_second() -> float:
+    """Of QUICK threads that do nothing else."""
     Job.objects.all().delete()
     fill(CLAIMS)
 
     def claim(name: str) -> int:
-        engine, count = held(name), 0
+        engine, count = look(name), 0
         while claim_render(engine):
             count += 1
         connection.close()
@@ -206,4 +199,4 @@ def times(pid: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    play(int(sys.argv[1])) if len(sys.argv) > 1 else main()
+    run_share(int(sys.argv[1])) if len(sys.argv) > 1 else main()

@@ -1,4 +1,4 @@
-"""``make bench-fleet``: a Postgres of its own for ``local/bench/claims.py``."""
+"""``make bench-fleet``: starts a Postgres of its own, and lets ``claims.py`` measure on it."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import sys
 from local import parts
 from local.parts import ROOT
 
-CONNECTIONS = 500  # 100 workers have four each here
+CONNECTIONS = 500  # the stand-ins of claims.py have four each
 
 
 def main() -> int:

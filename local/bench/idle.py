@@ -1,8 +1,8 @@
-"""``make bench``: how long ComfyUI stands idle between two queued jobs, also when each upload takes a second;
-and what four GPUs do, compared with one.
+"""``make bench``: how long ComfyUI stands idle between two queued jobs, and what four GPUs do beside one.
 
-Read from the simulators' own logs: the time from the end of one prompt to the start of the next. With
-rendering this quick the service is under far more strain per job than with a real model.
+Both are read from the simulators' own logs. The idle time is that from the end of one prompt to the start of
+the next, also when each upload to S3 takes a second. Renders are so quick here that the service is under far
+more strain per job than with a real model.
 """
 
 import http.client
@@ -32,10 +32,8 @@ JOBS = 20
 STEP = "0.1"  # seconds; 20 steps a job
 UPLOAD_DELAY = 1.0
 GPUS = 4
-LONG_STEP, JOBS_OF_A_GPU = (
-    "0.6",
-    4,
-)  # 13 s a job: drawing the test card is the processor's work, and not the GPU's
+# For the comparison 13 s a job: drawing the test card is work of the processor, which all GPUs share here.
+LONG_STEP, JOBS_OF_A_GPU = "0.6", 4
 
 
 def main() -> None:
@@ -44,7 +42,7 @@ def main() -> None:
         print(f"Idle time of ComfyUI between two of {JOBS} queued jobs, ms:")
         print("                     median    p95    max")
         for name, delay in (("S3 at once", 0.0), ("S3 put takes 1 s", UPLOAD_DELAY)):
-            gaps = sorted(measure(delay))
+            gaps = sorted(idle_times(delay))
             p95 = gaps[int(0.95 * (len(gaps) - 1))]
             print(f"  {name:18} {statistics.median(gaps):6.2f} {p95:6.2f} {gaps[-1]:6.2f}")
         one, four = throughput(1), throughput(GPUS)
@@ -55,7 +53,8 @@ def main() -> None:
         sys.exit(f"make bench: {problem}")
 
 
-def measure(delay: float) -> list[float]:
+def idle_times(delay: float) -> list[float]:
+    """Milliseconds between each two prompts, while each upload takes ``delay`` seconds longer."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     os.environ["SIMULATOR_SECONDS_PER_STEP"] = STEP
     stack = Stack(FOLDER, {"PORT": str(parts.free_port())})
