@@ -145,7 +145,7 @@ class Comfy:
         """Queues the graph under our prompt id. Look first: the same id twice runs twice. Raises Refused or
         Denied if it is not taken.
 
-        ``mark`` tells a job's prompts from other people's; None for one of no job.
+        ``mark`` tells the prompts of jobs from other people's; a warm-up has None.
 
         Sent without a client id: progress then goes to every socket, so that it reaches one that
         was opened later, by this worker or by its successor.
