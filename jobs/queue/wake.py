@@ -3,8 +3,6 @@ looks for itself every two seconds as well.
 """
 
 from django.db import connection
-from django.db.models.functions import Now
-from django_q.models import OrmQ
 from django_q.tasks import async_task
 
 RENDER, PUBLISH = "render", "publish"  # the two clusters
@@ -18,12 +16,6 @@ def wake(cluster: str) -> None:
     """Tells a cluster that there is work. Joins the caller's transaction. It carries no job id, so that a
     message lost or doubled does no harm."""
     async_task(TASKS[cluster], cluster=cluster)
-
-
-def wake_if_idle(cluster: str) -> None:
-    """As ``wake``, unless a message waits already: this makes good for those that were lost."""
-    if not OrmQ.objects.filter(key=cluster, lock__lte=Now()).exists():
-        wake(cluster)
 
 
 def tell_of_cancelled() -> None:

@@ -29,8 +29,9 @@ from jobs.models import Event, Job, Metric
 from jobs.models.engine import Engine
 from jobs.queue.claim import waiting_for
 from jobs.queue.returns import return_expired
-from jobs.queue.wake import PUBLISH, PURGE_OLD, RENDER, wake_if_idle
+from jobs.queue.wake import PUBLISH, PURGE_OLD, RENDER
 from jobs.workers import hold, retention
+from jobs.workers.broker import Broker
 from jobs.workers.watch import TICK, EngineWatch
 
 logger = logging.getLogger(__name__)
@@ -56,13 +57,14 @@ def run(cluster: str) -> NoReturn:
     """Runs the cluster until it is told to stop (exit code 0) or half of it has died (1)."""
     wait_for_tables()
     tell_of_missing_folders()
-    q2 = start_cluster()
+    broker = Broker(cluster)
+    q2 = start_cluster(broker)
     stop = threading.Event()
     watch = EngineWatch() if cluster == RENDER else None
     for signum in SIGNALS:
         signal.signal(signum, lambda *_: stop.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    tick = threading.Thread(target=run_tick, args=(cluster, stop, watch), name="tick", daemon=True)
+    tick = threading.Thread(target=run_tick, args=(cluster, broker, stop, watch), name="tick", daemon=True)
     tick.start()
     logger.info("%s cluster started as %s", cluster, hold.WORKER)
     while q2.sentinel.is_alive() and tick.is_alive() and not stop.wait(0.5):
@@ -103,14 +105,14 @@ def tell_of_missing_folders() -> None:
             logger.warning("%s: there is no folder %s, so finished jobs' files stay in ComfyUI", name, folder)
 
 
-def start_cluster() -> Any:
+def start_cluster(broker: Broker) -> Any:
     """Forks the cluster. Its processes inherit the blocked signals and die with their parent."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc:
         os.register_at_fork(after_in_child=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
     django_q.cluster.Sentinel = Sentinel  # type: ignore[misc]
-    q2 = django_q.cluster.Cluster()
+    q2 = django_q.cluster.Cluster(broker)
     q2.start()
     return q2
 
@@ -127,7 +129,7 @@ def leave(q2: Any) -> None:
 # The tick
 
 
-def run_tick(cluster: str, stop: threading.Event, watch: EngineWatch | None) -> None:
+def run_tick(cluster: str, broker: Broker, stop: threading.Event, watch: EngineWatch | None) -> None:
     purge_at = 0.0
     while not stop.is_set():
         try:
@@ -135,7 +137,7 @@ def run_tick(cluster: str, stop: threading.Event, watch: EngineWatch | None) -> 
                 watch.tick()
             return_expired()
             if work_waits(watch):
-                wake_if_idle(cluster)
+                broker.wake()
             if cluster == PUBLISH and settings.RETENTION_DAYS and time.monotonic() >= purge_at:
                 async_task(PURGE_OLD, cluster=PUBLISH)
                 purge_at = time.monotonic() + retention.PAUSE

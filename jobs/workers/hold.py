@@ -1,7 +1,7 @@
 """What both kinds of worker share: who they are, how they are told to stop, and how they keep their jobs.
 
 The tasks are in ``jobs/workers/render.py`` and ``jobs/workers/publish.py``. A task drains its queue and
-never needs to be told which job: a wake-up that is lost is sent again by the tick of ``manage.py worker``,
+never needs to be told which job: for a wake-up that is lost the tick of ``manage.py worker`` makes good,
 a doubled one finds nothing to claim.
 """
 

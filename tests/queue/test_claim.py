@@ -21,7 +21,6 @@ from jobs.queue import causes, engines
 from jobs.queue.claim import ClaimLost, claim_publish, claim_render, renew
 from jobs.queue.returns import return_expired
 from jobs.queue.submit import requeue
-from jobs.queue.wake import wake_if_idle
 from jobs.workers.hold import WORKER
 from tests.factories import make_job
 
@@ -348,13 +347,6 @@ class TestRequeue:
             make_job(status=status)
 
         assert requeue(Job.objects.all()) == 0
-
-
-def test_a_wakeup_is_sent_again_only_when_none_waits():
-    wake_if_idle("render")
-    wake_if_idle("render")
-
-    assert OrmQ.objects.filter(key="render").count() == 1
 
 
 @pytest.mark.parametrize(
