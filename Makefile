@@ -1,8 +1,14 @@
 # The whole developer's manual. Each target does its own set-up, once.
 PY := .venv/bin/python
 PIP_AUDIT := 2.10.1
+# What the settings need at least. Nobody listens there, so that nothing waits for a database.
+SETTINGS := env API_KEY=- SECRET_KEY=- S3_BUCKET=- DATABASE_URL=postgresql://127.0.0.1:1/-
 
-.PHONY: demo serve test test-faults fuzz test-browser test-comfyui bench bench-fleet lint lock audit
+.PHONY: help demo serve test test-faults fuzz test-browser test-comfyui bench bench-fleet format lint lock audit
+.DEFAULT_GOAL := help
+
+help:  ## what can be made
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "%-14s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/ready  ## one text-to-video and one image-to-video job through everything; leaves two MP4s in demo/
 	@exec $(PY) -m local.demo
@@ -32,10 +38,16 @@ bench: .venv/ready  ## how long ComfyUI stands idle between two queued jobs
 bench-fleet: .venv/ready  ## what 100 GPUs ask of Postgres, and how quickly jobs can be claimed
 	@exec $(PY) -m local.bench.fleet
 
-lint: .venv/ready  ## format, style, types
+format: .venv/ready  ## puts the code into the form that lint asks for
+	@$(PY) -m ruff check --fix-only --quiet .
+	@$(PY) -m ruff format .
+
+lint: .venv/ready  ## format, style, types, missing migrations, and the arrows between the rooms; needs no database
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
-	@env API_KEY=- SECRET_KEY=- S3_BUCKET=- DATABASE_URL=postgresql://-/- $(PY) -m mypy  # its Django plugin loads the settings
+	@$(SETTINGS) $(PY) -m mypy  # its Django plugin loads the settings
+	@$(SETTINGS) $(PY) -W "ignore:Got an error checking a consistent" manage.py makemigrations --check --dry-run
+	@.venv/bin/lint-imports --no-cache --no-logo
 
 lock: .venv/ready  ## pins everything with its hashes, after a change of a requirements*.in
 	@for name in requirements requirements-simulator requirements-dev local/requirements-s3; do \
