@@ -8,9 +8,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import execute_from_command_line
 from django.db import NotSupportedError, ProgrammingError
 
+from wanapi import VERSION
 from wanapi.postgres import AWAY
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["version"]:  # Django would print its own, whatever commands an app has
+        print(VERSION)
+        sys.exit()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "wanapi.settings")
     if sys.argv[1:2] == ["worker"]:
         # django-q2 reads the name of its cluster once, while Django starts.

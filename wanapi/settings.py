@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from dotenv import dotenv_values
 
 from comfy import presets
-from wanapi import logs, values
+from wanapi import VERSION, logs, values
 from wanapi.environment import check_keys_of_aws, flag, listed, number, read, required, text
 from wanapi.proxies import spare_loopback
 
@@ -235,7 +235,7 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "WAN 2.2 Video Generation API",
     "DESCRIPTION": "Text-to-video and image-to-video with the WAN 2.2 14B model: submit a job, poll it, "
     "download an MP4 (832x480, 16 fps, 81 frames). Jobs are queued and processed one at a time.",
-    "VERSION": "1.0.0",
+    "VERSION": VERSION,
     "OAS_VERSION": "3.1.1",
     "SERVE_AUTHENTICATION": [],  # a browser that opens /docs has no key to send
     "SERVE_PERMISSIONS": [],

@@ -33,6 +33,7 @@ from jobs.queue.wake import PUBLISH, PURGE_OLD, RENDER
 from jobs.workers import hold, retention
 from jobs.workers.broker import Broker
 from jobs.workers.watch import TICK, EngineWatch
+from wanapi import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Sentinel(django_q.cluster.Sentinel):
 
 def run(cluster: str) -> NoReturn:
     """Runs the cluster until it is told to stop (exit code 0) or half of it has died (1)."""
+    logger.info("WANAPI %s: %s", VERSION, cluster)
     wait_for_tables()
     tell_of_missing_folders()
     broker = Broker(cluster)

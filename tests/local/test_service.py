@@ -22,6 +22,7 @@ from local.parts import ROOT
 from local.stack import Stack
 from tests.factories import eventually, picture
 from tests.stack import FOLDER
+from wanapi import VERSION
 
 REFERENCE = (ROOT / "docs" / "api-reference.md").read_text()
 TSX = "4.23.15"
@@ -102,6 +103,12 @@ def test_a_request_that_cannot_be_read_leaves_nothing_of_it_in_the_log(stack):
     assert b"application/json" in answer
     log = eventually(lambda: "Invalid request" in (text := (stack.logs / "web.log").read_text()) and text)
     assert "MYSECRET" not in log
+
+
+@pytest.mark.parametrize("program", ["web", "render", "publish"])
+def test_the_first_line_of_a_log_names_the_version(stack, program):
+    first = eventually(lambda: (stack.logs / f"{program}.log").read_text().splitlines()[:1])[0]
+    assert first.endswith(f"WANAPI {VERSION}: {program}")
 
 
 class TestClients:
