@@ -19,6 +19,7 @@ from jobs.queue import engines
 from jobs.workers.hold import WORKER, stopping
 from jobs.workers.render import Memory, render
 from tests.factories import COMFYUI, FULL
+from tests.image_servers import Server, serving
 from tests.stack import KEY, S3_URL, SIMULATOR_URL
 
 collect_ignore = [] if os.environ.get("BROWSER") else ["browser"]  # of `make test-browser`
@@ -82,6 +83,20 @@ def submit(api: Any) -> Callable[..., str]:
         return str(answer.json()["job_id"])
 
     return post
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server of images on a private address."""
+    with serving(Server()) as server:
+        yield server
+
+
+@pytest.fixture
+def own(server: Server, settings: Any) -> Server:
+    """A server that the operator named in IMAGE_URL_ALLOW."""
+    settings.IMAGE_URL_ALLOW = [server.own]
+    return server
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What tests make and wait for."""
 
+import base64
 import io
 import itertools
 import os
@@ -8,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from django.db.models.functions import Now
@@ -16,8 +17,11 @@ from PIL import Image
 
 from jobs.models import Event, Job
 from jobs.models.job import FINAL, folder
+from local.parts import ROOT
 from tests.stack import FOLDER
 
+T = TypeVar("T")
+REFERENCE = (ROOT / "docs" / "api-reference.md").read_text()
 FULL = bool(os.environ.get("FULL"))  # of `make test-faults` and `make fuzz`
 turns = itertools.count(1)
 COMFYUI = FOLDER / "comfyui"  # the simulator's folders
@@ -34,13 +38,13 @@ def _has_ipv6() -> bool:
 ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
 
 
-def eventually(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
+def eventually(condition: Callable[[], T], within: float = 60, what: str = "it") -> T:
+    """Waits until the condition holds, and gives what it gave."""
+    deadline = time.monotonic() + within
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {within} s"
         time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
+    return found
 
 
 def folders(job: Job) -> list[Path]:
@@ -82,3 +86,8 @@ def picture(
     buffer = io.BytesIO()
     Image.new(mode, (width, height), "red" if mode in ("RGB", "RGBA") else 0).save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def encoded_picture() -> str:
+    """As a client sends it in ``image_base64``."""
+    return base64.b64encode(picture()).decode()

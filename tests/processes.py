@@ -31,3 +31,29 @@ def pids(stack: Stack, program: str) -> list[int]:
             if program in command and "local.child" not in command:
                 return family(pid)
     return []
+
+
+class Memory:
+    """Of gunicorn's processes, in MiB. ``peak`` counts from the last ``forget``."""
+
+    def __init__(self, stack: Stack):
+        self.stack = stack
+
+    def forget(self) -> None:
+        for pid in pids(self.stack, "gunicorn"):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        return self._largest("VmHWM")
+
+    def now(self) -> int:
+        return self._largest("VmRSS")
+
+    def _largest(self, name: str) -> int:
+        """Of the web processes, without those that decode images."""
+        sizes = []
+        for pid in pids(self.stack, "gunicorn"):
+            status = Path(f"/proc/{pid}/status").read_text()
+            if "jobs.media.decode" not in Path(f"/proc/{pid}/cmdline").read_text():
+                sizes.append(int(status.partition(f"{name}:")[2].split()[0]) // 1024)
+        return max(sizes)

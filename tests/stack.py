@@ -23,6 +23,7 @@ POSTGRES, S3, SIMULATOR, NEWER = (parts.free_port() for _ in range(4))
 S3_URL, SIMULATOR_URL = f"http://127.0.0.1:{S3}", f"http://127.0.0.1:{SIMULATOR}"
 NEWER_URL = f"http://127.0.0.1:{NEWER}"  # the simulator, like a newer ComfyUI
 KEY = "test-key"
+SHORT_LEASES = {"JOB_LEASE": "3", "ENGINE_LEASE": "6", "STUCK_TIMEOUT": "5"}  # a death is noticed in seconds
 
 ENV = {
     "API_KEY": KEY,

@@ -9,9 +9,9 @@ import pytest
 import requests
 from playwright.sync_api import expect, sync_playwright
 
-from local import parts as local_parts
+from local.parts import free_port
 from local.stack import Stack
-from tests.faults.service import until
+from tests.factories import eventually
 from tests.stack import FOLDER
 
 SHOTS = Path(os.environ.get("SHOTS", ".local/screenshots"))
@@ -22,7 +22,7 @@ HARMLESS = ("404 (Not Found)", "ERR_FAILED", "Applying inline style")
 
 @pytest.fixture(scope="module")
 def stack():
-    settings = {"PORT": str(local_parts.free_port()), "WORKFLOW_PRESET": "fast"}
+    settings = {"PORT": str(free_port()), "WORKFLOW_PRESET": "fast"}
     stack = Stack(FOLDER / "browser", settings)
     try:
         stack.start()
@@ -80,7 +80,7 @@ def test_an_operator_finds_a_failed_job_requeues_it_and_watches_it_complete(page
     fault = f"{stack.env['COMFYUI_URL']}/simulator/faults"
     requests.post(fault, json={"kind": "node_error"}, timeout=5).raise_for_status()
     job_id = submit(stack, "A cat on the moon")
-    until(lambda: status(stack, job_id) == "failed")
+    eventually(lambda: status(stack, job_id) == "failed")
 
     log_in(page, stack)
     expect(page.locator("#now")).to_contain_text("Latest failures")
@@ -102,7 +102,7 @@ def test_an_operator_finds_a_failed_job_requeues_it_and_watches_it_complete(page
     page.click("text=Yes, requeue")
     expect(page.locator(".messagelist")).to_contain_text("1 job requeued.")
 
-    until(lambda: status(stack, job_id) == "completed")
+    eventually(lambda: status(stack, job_id) == "completed")
     page.goto(f"{stack.url}/admin/jobs/job/{job_id}/change/")
     expect(page.locator(".field-status")).to_contain_text("Completed")
     seconds = page.wait_for_function("document.querySelector('video').duration").json_value()

@@ -70,7 +70,7 @@ def set_by_compose():
 def command_lines():
     """Every program that an image or a unit starts, as the words of its command line."""
     for service in OURS.values():
-        yield from parts(service.get("command", []))
+        yield from started_by(service.get("command", []))
     for line in (DOCKER / "Dockerfile").read_text().splitlines():
         if line.startswith("CMD"):
             yield yaml.safe_load(line.removeprefix("CMD"))
@@ -80,7 +80,7 @@ def command_lines():
                 yield shlex.split(line.removeprefix("ExecStart="))
 
 
-def parts(command):
+def started_by(command):
     """The command itself, or what a shell's script starts of our own."""
     words = shlex.split(command) if isinstance(command, str) else command
     if words[:1] != ["sh"]:

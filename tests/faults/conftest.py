@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.service import SHORT_LEASES, Service
-from tests.stack import FOLDER
+from tests.faults.service import Service
+from tests.stack import FOLDER, SHORT_LEASES
 
 
 @pytest.fixture(scope="session")

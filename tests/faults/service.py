@@ -2,60 +2,42 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import signal
 import sys
 import time
 import uuid
-from base64 import b64encode
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
 import psycopg
 import requests
-from PIL import Image
 from psycopg.rows import dict_row
 
 from jobs.models.job import prompt_id
-from local import parts
-from local.parts import Part
+from local.parts import Part, free_port
 from local.stack import Stack
+from tests.factories import eventually
 from tests.faults.proxy import Proxy
 from tests.processes import pids
 
-T = TypeVar("T")
 FINAL = ("completed", "failed", "cancelled")
-SHORT_LEASES = {"JOB_LEASE": "3", "ENGINE_LEASE": "6", "STUCK_TIMEOUT": "5"}
-
-
-def until(condition: Callable[[], T], within: float = 60, what: str = "it") -> T:
-    deadline = time.monotonic() + within
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {within} s"
-        time.sleep(0.05)
-    return found
-
-
-def image() -> str:
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 48), "red").save(buffer, "PNG")
-    return b64encode(buffer.getvalue()).decode()
 
 
 class FaultStack(Stack):
     """Postgres, S3 and ComfyUI stand behind a proxy each; the clusters have failpoints."""
 
     def __init__(self, folder: Path, settings: dict[str, str]):
-        given = {"PORT": str(parts.free_port()), "WORKFLOW_PRESET": "fast"} | settings
+        given = {"PORT": str(free_port()), "WORKFLOW_PRESET": "fast"} | settings
         super().__init__(folder, given)
         self.orders = self.folder / "orders"
         self.orders.mkdir()
         self.env["ORDERS"] = str(self.orders)
         self.database_url, self.simulator_url = self.env["DATABASE_URL"], self.env["COMFYUI_URL"]
+        self.s3_url = self.env["S3_ENDPOINT_URL"]
         self.postgres = self._proxied("DATABASE_URL")
         self.s3 = self._proxied("S3_ENDPOINT_URL")
         self.comfyui = self._proxied("COMFYUI_URL")
@@ -84,7 +66,7 @@ class Service:
 
     def start(self) -> None:
         self.stack.start()
-        until(lambda: requests.get(self.stack.url + "/health", timeout=5).json()["model_loaded"])
+        eventually(lambda: requests.get(self.stack.url + "/health", timeout=5).json()["model_loaded"])
 
     def stop(self) -> None:
         self.stack.stop()
@@ -112,7 +94,7 @@ class Service:
         return str(self.job(job_id).get("status"))
 
     def finished(self, job_id: str, within: float = 90) -> dict[str, Any]:
-        return until(
+        return eventually(
             lambda: (job := self.job(job_id)).get("status") in FINAL and job, within, f"the end of {job_id}"
         )
 
@@ -134,6 +116,12 @@ class Service:
                 with psycopg.connect(self.stack.database_url, row_factory=dict_row) as connection:
                     return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
             time.sleep(0.2)
+
+    def objects(self) -> set[str]:
+        """The keys of all that S3 holds."""
+        s3 = boto3.client("s3", endpoint_url=self.stack.s3_url)
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.stack.env["S3_BUCKET"])
+        return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
 
     # The witness: what ComfyUI saw
 

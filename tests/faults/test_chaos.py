@@ -15,9 +15,10 @@ import pytest
 import requests
 
 from local.parts import ROOT
-from tests.faults.service import FINAL, SHORT_LEASES, Service, image, until
+from tests.factories import encoded_picture, eventually
+from tests.faults.service import FINAL, Service
 from tests.processes import family
-from tests.stack import FOLDER
+from tests.stack import FOLDER, SHORT_LEASES
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +152,7 @@ class Saboteur:
 
 def submit_stubbornly(service, number):
     """As a good client does: the same key until there is an answer."""
-    body = {"key": f"chaos {number}"} | ({"image_base64": image()} if number % 5 == 0 else {})
+    body = {"key": f"chaos {number}"} | ({"image_base64": encoded_picture()} if number % 5 == 0 else {})
     while True:
         with contextlib.suppress(requests.RequestException):
             answer = service.post(**body)
@@ -210,8 +211,10 @@ def test_500_jobs_with_a_fault_every_ten_seconds(fresh, figure):
             jobs.append(submit_stubbornly(service, number))
             if number % 50 == 10:
                 sizes.append(memory(service, "gunicorn"))
-                until(lambda: len(service.rows("status = 'queued'")) < 20, within=900)
-        until(lambda: not service.rows("status NOT IN ('completed', 'failed', 'cancelled')"), within=1800)
+                eventually(lambda: len(service.rows("status = 'queued'")) < 20, within=900)
+        eventually(
+            lambda: not service.rows("status NOT IN ('completed', 'failed', 'cancelled')"), within=1800
+        )
     finally:
         saboteur.stop()
 

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jobs.models.job import folder
-from tests.factories import FULL
-from tests.faults.service import image, until
+from tests.factories import FULL, encoded_picture, eventually
 from tests.faults.worker import PUBLISH_POINTS, RENDER_POINTS
 
 TIMES = 20 if FULL else 1
@@ -21,8 +20,8 @@ THREE_POINTS = ("prompt answered", "first step", "history written")
 def strike(service, cluster, point, victim="worker"):
     """One job, one SIGKILL. Returns the point, the job's status and prompts, and whether its video plays."""
     service.order(cluster, point, victim)
-    job_id = service.submit(**{"image_base64": image()} if point == "image uploaded" else {})
-    until(lambda: service.struck(cluster), what=point)
+    job_id = service.submit(**{"image_base64": encoded_picture()} if point == "image uploaded" else {})
+    eventually(lambda: service.struck(cluster), what=point)
     job = service.finished(job_id)
     return point, job["status"], service.prompts(job_id), job["status"] == "completed" and service.plays(job)
 
@@ -66,7 +65,7 @@ def test_comfyui(service, figure):
     for point in points:
         [pid] = service.pids("comfy.simulator")
         outcomes.append(strike(service, "render", point, pid))
-        until(lambda: service.pids("comfy.simulator"))
+        eventually(lambda: service.pids("comfy.simulator"))
 
     figure(f"SIGKILL of ComfyUI, {len(points)} times", summary(outcomes))
     assert all(status == "completed" and prompts <= 2 and plays for _, status, prompts, plays in outcomes)
@@ -76,7 +75,7 @@ def test_comfyui_while_it_writes_the_file(service):
     """What is left of it is not taken for a video."""
     job_id = service.submit()
     output = service.stack.folder / "comfyui" / "output" / folder(job_id)
-    until(lambda: output.exists() and any(file.stat().st_size for file in output.iterdir()))
+    eventually(lambda: output.exists() and any(file.stat().st_size for file in output.iterdir()))
 
     service.kill("comfy.simulator")
 
@@ -87,7 +86,7 @@ def test_comfyui_while_it_writes_the_file(service):
 
 def test_comfyui_with_five_queued(service, figure):
     jobs = [service.submit() for _ in range(6)]
-    until(lambda: service.status(jobs[0]) == "processing")
+    eventually(lambda: service.status(jobs[0]) == "processing")
 
     service.kill("comfy.simulator")
 
@@ -104,7 +103,7 @@ def long_job(service):
     """A job in the middle of a render that takes some seconds more."""
     service.slow(5)
     job_id = service.submit()
-    until(lambda: service.status(job_id) == "processing")
+    eventually(lambda: service.status(job_id) == "processing")
     return job_id
 
 
@@ -115,7 +114,7 @@ def test_sigterm_in_mid_render_hands_over_and_counts_nothing(service, long_job, 
 
     (os.kill if target == "main" else os.killpg)(cluster[0], signal.SIGTERM)
 
-    until(lambda: not set(cluster) & set(service.pids("worker\0render")), within=10)
+    eventually(lambda: not set(cluster) & set(service.pids("worker\0render")), within=10)
     left = time.monotonic() - began
     job = service.finished(long_job)
     figure(
@@ -134,7 +133,7 @@ def poisoned(service, point):
     after = service.submit()
     job = service.finished(poison, within=400)
     failed = time.monotonic()
-    until(lambda: service.job(after).get("started_at"), within=120, what="the next job")
+    eventually(lambda: service.job(after).get("started_at"), within=120, what="the next job")
     waited = time.monotonic() - failed
     service.slow(0)
     assert service.finished(after)["status"] == "completed"
@@ -166,15 +165,15 @@ def taken_up_again(service, position):
     """Kills one process of a busy cluster; returns the seconds until its job has a holder again."""
     service.slow(300)
     job_id = service.submit()
-    until(lambda: service.status(job_id) == "processing")
+    eventually(lambda: service.status(job_id) == "processing")
     [row] = service.rows("id = %s", job_id)
     began = time.monotonic()
     os.kill(service.pids("worker\0render")[position], signal.SIGKILL)
     held_anew = "id = %s AND fence > %s AND lease_until > now()"
-    until(lambda: service.rows(held_anew, job_id, row["fence"]), within=120)
+    eventually(lambda: service.rows(held_anew, job_id, row["fence"]), within=120)
     waited = time.monotonic() - began
     service.cancel(job_id)
-    until(lambda: not service.queue())
+    eventually(lambda: not service.queue())
     return waited
 
 

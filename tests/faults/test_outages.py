@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.factories import FULL
-from tests.faults.service import image, until
+from tests.factories import FULL, encoded_picture, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +19,7 @@ def healed(service):
 def running_job(service, seconds):
     service.slow(seconds)
     job_id = service.submit()
-    until(lambda: service.status(job_id) == "processing")
+    eventually(lambda: service.status(job_id) == "processing")
     return job_id
 
 
@@ -36,8 +35,8 @@ def test_postgres_restarts_again_and_again_within_one_job(service, figure):
     for _ in range(times):
         [old, *_] = service.pids("pginstall")
         service.kill("pginstall", signal.SIGINT)
-        until(lambda old=old: (pids := service.pids("pginstall")) and pids[0] != old)
-        until(lambda: service.job(job_id))
+        eventually(lambda old=old: (pids := service.pids("pginstall")) and pids[0] != old)
+        eventually(lambda: service.job(job_id))
 
     assert service.job(job_id)["status"] == "processing"
     outcome = result(service, job_id)
@@ -92,7 +91,7 @@ def test_s3_is_away_while_videos_wait(service):
     ):
         trouble()
         jobs.append(service.submit())
-        until(lambda: service.job(jobs[-1])["progress"] == 99)
+        eventually(lambda: service.job(jobs[-1])["progress"] == 99)
         service.s3.heal()
 
     assert [result(service, job) for job in jobs] == [("completed", 1, True)] * 4
@@ -100,10 +99,10 @@ def test_s3_is_away_while_videos_wait(service):
 
 @pytest.mark.full  # a pause of ten seconds
 def test_an_image_that_s3_does_not_give_is_waited_for(service):
-    job_id = service.submit(image_base64=image())
+    job_id = service.submit(image_base64=encoded_picture())
     service.s3.fail(503)
     text = service.submit()
-    until(lambda: service.job(text)["progress"] == 99)  # rendered before its elder
+    eventually(lambda: service.job(text)["progress"] == 99)  # rendered before its elder
 
     service.s3.heal()
 
@@ -113,7 +112,7 @@ def test_an_image_that_s3_does_not_give_is_waited_for(service):
 def test_an_image_is_refused_while_s3_is_away_and_nothing_is_left_of_it(service):
     service.s3.fail(503)
 
-    answer = service.post(image_base64=image())
+    answer = service.post(image_base64=encoded_picture())
 
     assert answer.status_code == 503
     assert "detail" in answer.json()

@@ -3,14 +3,13 @@
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from local import parts as local_parts
+from local.parts import free_port
 from local.stack import Stack
 from tests.factories import FULL
-from tests.processes import pids
+from tests.processes import Memory
 from tests.stack import FOLDER
 
 IMAGE_TIMEOUT = 20 if FULL else 4  # seconds; 20 is the default
@@ -48,7 +47,7 @@ def silent() -> Iterator[SilentServer]:
 @pytest.fixture(scope="session")
 def stack(silent: SilentServer) -> Iterator[Stack]:
     settings = {
-        "PORT": str(local_parts.free_port()),
+        "PORT": str(free_port()),
         "WORKFLOW_PRESET": "fast",
         "MAX_WAITING": "1000000",
         "IMAGE_URL_ALLOW": silent.name,
@@ -60,32 +59,6 @@ def stack(silent: SilentServer) -> Iterator[Stack]:
         yield stack
     finally:
         stack.stop()
-
-
-class Memory:
-    """Of gunicorn's processes, in MiB. ``peak`` counts from the last ``forget``."""
-
-    def __init__(self, stack: Stack):
-        self.stack = stack
-
-    def forget(self) -> None:
-        for pid in pids(self.stack, "gunicorn"):
-            Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-    def peak(self) -> int:
-        return self._largest("VmHWM")
-
-    def now(self) -> int:
-        return self._largest("VmRSS")
-
-    def _largest(self, name: str) -> int:
-        """Of the web processes, without those that decode images."""
-        sizes = []
-        for pid in pids(self.stack, "gunicorn"):
-            status = Path(f"/proc/{pid}/status").read_text()
-            if "jobs.media.decode" not in Path(f"/proc/{pid}/cmdline").read_text():
-                sizes.append(int(status.partition(f"{name}:")[2].split()[0]) // 1024)
-        return max(sizes)
 
 
 @pytest.fixture

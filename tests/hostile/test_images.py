@@ -7,8 +7,8 @@ import pytest
 import requests
 
 from tests.factories import FULL
-from tests.hostile.conftest import Memory
-from tests.hostile.images import IMAGES
+from tests.pictures import IMAGES
+from tests.processes import Memory
 
 QUICK = [  # to make, and one of each defence
     "PNG as large as allowed, with alpha",

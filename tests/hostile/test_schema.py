@@ -9,8 +9,7 @@ from pathlib import Path
 import requests
 
 from local.parts import ROOT
-from tests.factories import FULL
-from tests.local.test_service import REFERENCE
+from tests.factories import FULL, REFERENCE
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = 1000 if FULL else 15  # for each operation

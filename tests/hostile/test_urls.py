@@ -7,7 +7,6 @@ import pytest
 
 from jobs.media.images import BadImage
 from jobs.media.public import fetch
-from tests.media.conftest import own, server  # noqa: F401 - fixtures
 
 HOSTS = [
     "127.0.0.1",
@@ -80,7 +79,7 @@ def connections():
     _connections = None
 
 
-def test_none_is_connected_to(own, connections, figure):  # noqa: F811
+def test_none_is_connected_to(own, connections, figure):
     straight = [f"{scheme}://{host}/a.png" for host in HOSTS for scheme in ("http", "https")]
     redirects = [f"{own.url}/to/http://{host}/a.png" for host in HOSTS]
 

@@ -17,14 +17,12 @@ import time
 import pytest
 import requests
 
-from local import parts as local_parts
-from local.parts import ROOT
+from local.parts import ROOT, free_port
 from local.stack import Stack
-from tests.factories import eventually, picture
+from tests.factories import REFERENCE, eventually, picture
 from tests.stack import FOLDER
 from wanapi import VERSION
 
-REFERENCE = (ROOT / "docs" / "api-reference.md").read_text()
 TSX = "4.23.15"
 
 
@@ -53,7 +51,7 @@ def image_server():
 def stack(image_server):
     folder = FOLDER / "stack"
     os.environ["IMAGE_URL_ALLOW"] = image_server
-    stack = Stack(folder, {"PORT": str(local_parts.free_port()), "WORKFLOW_PRESET": "fast"})
+    stack = Stack(folder, {"PORT": str(free_port()), "WORKFLOW_PRESET": "fast"})
     try:
         stack.start()
         yield stack

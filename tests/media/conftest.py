@@ -1,23 +1,8 @@
-"""Image servers for the tests of jobs.media.public."""
-
-from collections.abc import Iterator
+"""A fixture for the tests of addresses."""
 
 import pytest
 
-from tests.media.servers import Server, serving
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving(Server()) as server:
-        yield server
-
-
-@pytest.fixture
-def own(server, settings) -> Server:
-    """A server that the operator named in IMAGE_URL_ALLOW."""
-    settings.IMAGE_URL_ALLOW = [server.own]
-    return server
+from tests.image_servers import Server
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.media.public import NOT_PUBLIC, _is_public, fetch
 from tests.factories import picture
-from tests.media.servers import Server, full_server, refused, resolve_to, serving
+from tests.image_servers import Server, full_server, refused, resolve_to, serving
 
 
 class TestForeignAddresses:

@@ -7,8 +7,8 @@ import pytest
 
 from jobs.media import images
 from jobs.media.images import CannotRead
-from tests.hostile.images import IMAGES, many_scans, saved
 from tests.media.pictures import DAMAGED, normalise, photo, refused
+from tests.pictures import IMAGES, many_scans, saved
 
 
 class TestDecoder:

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from tests import profiles
-from tests.hostile.images import saved
 from tests.media.pictures import normalise
+from tests.pictures import saved
 
 
 def normalised(image, format="PNG", **options):

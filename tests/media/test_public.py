@@ -13,7 +13,7 @@ from jobs.media.images import CannotRead
 from jobs.media.public import NOT_PUBLIC, fetch
 from jobs.models import Job
 from tests.factories import eventually, picture
-from tests.media.servers import full_server, refused
+from tests.image_servers import full_server, refused
 from wanapi.limits import IMAGE_FETCHES
 
 

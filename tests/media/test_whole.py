@@ -7,8 +7,8 @@ from fractions import Fraction
 import av
 import pytest
 
-from tests.hostile.images import chunk, png, saved
 from tests.media.pictures import DAMAGED, normalise, photo, refused
+from tests.pictures import chunk, png, saved
 
 JPEGS = {
     "plain": ("RGB", {}),

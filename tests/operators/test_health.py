@@ -150,9 +150,9 @@ class TestReady:
 
     def ready(self, client):
         answer = client.get("/health/ready")
-        parts = answer.json()["parts"]
-        assert answer.status_code == (503 if any(parts.values()) else 200)
-        return {part: trouble for part, trouble in parts.items() if trouble}
+        troubles = answer.json()["parts"]
+        assert answer.status_code == (503 if any(troubles.values()) else 200)
+        return {part: trouble for part, trouble in troubles.items() if trouble}
 
     def test_with_every_part_in_order(self, client, engine):
         assert self.ready(client) == {}

@@ -1,6 +1,5 @@
 """Many GPUs: workers on one database, each with a ComfyUI of its own, that come and go."""
 
-import base64
 import os
 import re
 import subprocess
@@ -15,20 +14,18 @@ import requests
 
 from comfy.simulator.nodes import MODELS
 from jobs.models.job import prompt_id
-from local import parts as local_parts
 from local.gpu import Gpu
-from local.parts import ROOT
+from local.parts import ROOT, free_port
 from local.stack import Stack
-from tests.factories import picture
-from tests.faults.service import SHORT_LEASES, until
-from tests.stack import FOLDER
+from tests.factories import encoded_picture, eventually
+from tests.stack import FOLDER, SHORT_LEASES
 
 JOBS = 32
 
 
 @pytest.fixture(scope="module")
 def stack():
-    port = str(local_parts.free_port())
+    port = str(free_port())
     stack = Stack(FOLDER / "fleet", {"PORT": port, "WORKFLOW_PRESET": "fast"} | SHORT_LEASES)
     try:
         stack.start()
@@ -98,7 +95,7 @@ def test_workers_come_and_go_and_each_job_is_done_once_and_in_turn(stack):
         second.start()
         third.start()
         jobs = [first.submit() for _ in range(JOBS)]
-        until(lambda: first.done() >= 2)
+        eventually(lambda: first.done() >= 2)
         late = [other.submit() for _ in range(4)]
         before = len(claims(stack))
         fourth.start()
@@ -107,7 +104,7 @@ def test_workers_come_and_go_and_each_job_is_done_once_and_in_turn(stack):
         third.worker.kill()
         third.worker.wait()
         third.start()
-        until(lambda: first.done() == len(jobs) + len(late))
+        eventually(lambda: first.done() == len(jobs) + len(late))
 
         urls = [stack.env["COMFYUI_URL"], second.url, third.url, fourth.url]
         prompts = [accepted(url) for url in urls]
@@ -123,13 +120,13 @@ def test_beside_an_engine_that_lacks_model_files_no_job_fails(stack):
     client = Caller(stack)
     everything = [name for names in MODELS.values() for name in names]
     i2v = [name for name in everything if "i2v" in name]
-    image = base64.b64encode(picture()).decode()
+    image = encoded_picture()
     with fleet(stack, ["poor"], everything) as (poor,), fleet(stack, ["half"], i2v) as (half,):
         poor.start()
         half.start()
-        until(lambda: client.engines() == 3)
+        eventually(lambda: client.engines() == 3)
         jobs = [client.submit(**({"image_base64": image} if number % 2 else {})) for number in range(20)]
-        until(lambda: {client.status(job) for job in jobs} == {"completed"}, within=120)
+        eventually(lambda: {client.status(job) for job in jobs} == {"completed"}, within=120)
 
         assert accepted(poor.url) == []
         images = {prompt_id(uuid.UUID(job), 1) for job in jobs[1::2]}
