@@ -110,12 +110,16 @@ def test_an_image_that_s3_does_not_give_is_waited_for(service):
 
 
 def test_an_image_is_refused_while_s3_is_away_and_nothing_is_left_of_it(service):
+    jobs, objects = len(service.rows()), service.objects()
     service.s3.fail(503)
 
     answer = service.post(image_base64=encoded_picture())
+    service.s3.heal()
 
     assert answer.status_code == 503
     assert "detail" in answer.json()
+    assert len(service.rows()) == jobs
+    assert service.objects() <= objects
 
 
 def test_equal_requests_at_once_make_one_job(service, figure):
