@@ -17,7 +17,7 @@ from local.parts import ROOT, free_port
 from local.serve import greeting
 from local.stack import Problem, Stack
 from tests.factories import ipv6
-from tests.stack import ENV, FOLDER
+from tests.stack import ENV, FOLDER, SHORT_LEASES
 
 MARK = "WANAPI_TEST_MARK"
 # Whoever asks it for 127.0.0.1 gets no answer.
@@ -135,7 +135,7 @@ def test_it_serves_until_sigterm_to_make_alone_and_leaves_no_process(serve):
 
 
 def test_after_kill_9_of_everything_it_works_again_with_its_data(serve):
-    killed = serve(API_KEY="k").wait_until_it_runs()
+    killed = serve(API_KEY="k", **SHORT_LEASES).wait_until_it_runs()
     headers = {"X-API-Key": "k"}
     job = requests.post(
         f"http://127.0.0.1:{killed.port}/generate", json={"prompt": "A cat"}, headers=headers, timeout=10
@@ -148,7 +148,7 @@ def test_after_kill_9_of_everything_it_works_again_with_its_data(serve):
         os.kill(pid, signal.SIGKILL)
     killed.gone(within=5)
 
-    again = serve(API_KEY="k").wait_until_it_runs()
+    again = serve(API_KEY="k", **SHORT_LEASES).wait_until_it_runs()
 
     deadline = time.monotonic() + 60
     url = f"http://127.0.0.1:{again.port}/jobs/{job['job_id']}"

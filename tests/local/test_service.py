@@ -1,6 +1,7 @@
 """The service as a client meets it: gunicorn, both clusters, Postgres, S3 and the simulator as processes.
 
-The examples of docs/api-reference.md run as printed there, but for the address, the key and the image.
+The examples of docs/api-reference.md run as printed there, but for the address, the key, the image,
+and the ten seconds between two polls.
 """
 
 import http.server
@@ -69,9 +70,15 @@ def get(stack):
 
 
 def example(stack, code):
-    return code.replace("http://<your-server-ip>:8000", stack.url).replace(
-        "<your-api-key>", stack.env["API_KEY"]
-    )
+    ours = {
+        "http://<your-server-ip>:8000": stack.url,
+        "<your-api-key>": stack.env["API_KEY"],
+        "time.sleep(10)": "time.sleep(0.5)",
+        "10_000": "500",
+    }
+    for printed, here in ours.items():
+        code = code.replace(printed, here)
+    return code
 
 
 def blocks(language):
