@@ -1,10 +1,11 @@
 # The whole developer's manual. Each target does its own set-up, once.
 PY := .venv/bin/python
 PIP_AUDIT := 2.10.1
+COSMIC_RAY := 8.7.0
 # What the settings need at least. Nobody listens there, so that nothing waits for a database.
 SETTINGS := env API_KEY=- SECRET_KEY=- S3_BUCKET=- DATABASE_URL=postgresql://127.0.0.1:1/-
 
-.PHONY: help demo serve test test-faults fuzz test-browser test-comfyui bench bench-fleet format lint lock audit
+.PHONY: help demo serve test test-faults fuzz test-browser test-comfyui bench bench-fleet mutants format lint lock audit
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
@@ -37,6 +38,9 @@ bench: .venv/ready  ## how long ComfyUI stands idle between two queued jobs
 
 bench-fleet: .venv/ready  ## what 100 GPUs ask of Postgres, and how quickly jobs can be claimed
 	@exec $(PY) -m local.bench.fleet
+
+mutants: .venv/ready  ## small faults in the queue and the renderer, and which of them no test notices; MUTANTS=50 in each
+	@COSMIC_RAY=".venv/bin/uv tool run cosmic-ray==$(COSMIC_RAY)" exec $(PY) -m tests.mutants $(ARGS)
 
 format: .venv/ready  ## puts the code into the form that lint asks for
 	@$(PY) -m ruff check --fix-only --quiet .

@@ -19,7 +19,8 @@ from local import parts
 from local.parts import ROOT
 
 FOLDER = ROOT / ".local" / "test"
-POSTGRES, S3, SIMULATOR, NEWER = (parts.free_port() for _ in range(4))
+RUNNING = os.environ.get("TESTS_STACK", "").split()  # the ports of parts that serve several runs of pytest
+POSTGRES, S3, SIMULATOR, NEWER = map(int, RUNNING) if RUNNING else (parts.free_port() for _ in range(4))
 S3_URL, SIMULATOR_URL = f"http://127.0.0.1:{S3}", f"http://127.0.0.1:{SIMULATOR}"
 NEWER_URL = f"http://127.0.0.1:{NEWER}"  # the simulator, like a newer ComfyUI
 KEY = "test-key"
@@ -73,6 +74,11 @@ def wait_for(url: str) -> None:
 
 
 def pytest_configure() -> None:
+    if not RUNNING:
+        start_all()
+
+
+def start_all() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     for part in (
