@@ -51,7 +51,7 @@ lint: .venv/ready  ## format, style, types, missing migrations, and the arrows b
 	@$(PY) -m ruff check .
 	@$(SETTINGS) $(PY) -m mypy  # its Django plugin loads the settings
 	@$(SETTINGS) $(PY) -W "ignore:Got an error checking a consistent" manage.py makemigrations --check --dry-run
-	@.venv/bin/lint-imports --no-cache --no-logo
+	@$(PY) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-cache --no-logo
 
 lock: .venv/ready  ## pins everything with its hashes, after a change of a requirements*.in
 	@for name in requirements requirements-simulator requirements-dev local/requirements-s3; do \
