@@ -1,6 +1,7 @@
 """The engine's row: one for each ComfyUI, with the lease of the worker that drives it."""
 
 import uuid
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import models
@@ -68,6 +69,12 @@ class Engine(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def address(self) -> str:
+        """The URL without its user name and password, for people."""
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     @property
     def state(self) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 from django.contrib import admin, messages
 from django.http import HttpRequest
 
-from comfy.client import shown
 from jobs.models.engine import Engine
 from jobs.operators.admin.read_only import ReadOnlyAdmin
 from jobs.queue.engines import remove
@@ -17,13 +16,9 @@ logger = logging.getLogger(__name__)
 @admin.register(Engine)
 class EngineAdmin(ReadOnlyAdmin):
     list_display = ("name", "state", "version", "seen_at", "worker", "missing")
-    exclude = ("url",)
-    readonly_fields = ("address",)
+    exclude = ("url", "ready")  # what may hold a password, and what the state says
+    readonly_fields = ("address", "state")
     actions = ("remove",)
-
-    @admin.display(description="URL")
-    def address(self, engine: Engine) -> str:
-        return shown(engine.url)
 
     @admin.action(description="Remove the selected engines that have no worker", permissions=["manage"])
     def remove(self, request: HttpRequest, engines: Any) -> None:
