@@ -102,7 +102,7 @@ class TestRetention:
         settings.RETENTION_DAYS = days
         after_one_round = Mock(is_set=Mock(side_effect=[False, True]))
 
-        run_tick(PUBLISH, after_one_round, None)
+        run_tick(PUBLISH, Mock(), after_one_round, None)
 
         assert [message.func() for message in OrmQ.objects.all()] == ["jobs.retention.purge_old"] * days
 
