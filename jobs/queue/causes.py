@@ -14,12 +14,13 @@ Kind = Event.Kind
 class Cause:
     """``what`` happened, in words; the ``event`` that is noted; and what it means for the job:
 
-    * ``anew``: it gets a new render. Otherwise its prompt, which may still be there, is looked for first.
-    * ``counter``: the field of the job that counts this cause, if any; with ``limit`` of these the job fails.
-    * ``pause``: the seconds for which the job waits the first time; each time in a row it is twice as long.
-      0: at once, then 1, 3, 7 and so on. None: no pause.
-    * ``reason`` and ``error``, if it fails: the word for the metrics, and the sentence for the client, which
-      may be given where it is known better.
+    * ``anew``: the job gets a new render. Otherwise its prompt, which may still be in ComfyUI, is looked for
+      first.
+    * ``counter``: the field of the job that counts this cause, if any. At ``limit`` the job fails.
+    * ``pause``: the seconds for which the job waits the first time. Each time in a row the pause doubles, up
+      to ``longest_pause``. 0: no wait the first time, then 1, 3, 7 seconds and so on. None: no pause.
+    * ``reason`` and ``error``, if the job fails: the word for the metrics, and the sentence for the client.
+      The code that meets the failure may give a better sentence (``Claim.end``).
     """
 
     what: str
@@ -38,15 +39,16 @@ class Cause:
         return bool(self.counter) or self.event == Kind.FAILED
 
     def pause_after(self, times: int) -> int:
-        """Seconds, if it happened so many times in a row before."""
+        """Seconds to wait, if this happened ``times`` times in a row before."""
         doubled = 2 ** min(times, 10)
         return min(self.pause * doubled if self.pause else doubled - 1, self.longest_pause)
 
 
-# Given back, and nothing is counted.
+# The job goes back to the queue, and nothing is counted against it.
 
 HANDED_BACK = Cause("the worker hands over; ComfyUI is unreachable or sick", Kind.HANDED_BACK)
-# The pause is longer than a sick engine rests (jobs/workers/watch.py), so that another job tries it first.
+# The pause is longer than a sick engine rests (jobs/workers/watch.py), so that another job is
+# the first to try the engine again.
 NOT_TAKEN = Cause(
     "a request of the job is denied, and it is not clear whether by its own fault",
     Kind.HANDED_BACK,
@@ -62,7 +64,7 @@ NO_IMAGE_YET = Cause("S3 does not give the start image", Kind.HANDED_BACK, pause
 PROMPT_LOST = Cause("the prompt is lost before it ran", Kind.PROMPT_LOST, anew=True, pause=0)
 DISK_FULL = Cause("the GPU server's disk is full", Kind.DISK_FULL, anew=True, pause=0)
 
-# Counted.
+# Counted against the job, which fails at the limit.
 
 LOST = Cause(
     "the prompt is lost, interrupted, stalled or over its time while it ran; its file is gone or broken",
@@ -113,7 +115,7 @@ NOT_AS_ASKED = Cause(
     error="ComfyUI rendered a video of another size, length or format than was asked for.",
 )
 
-# While publishing. The render is done, so that the job is never given up.
+# While publishing. The render is done, so the job is never given up.
 
 NOT_PUBLISHED = Cause(
     "S3, or the way to it or to the engine, while publishing", Kind.DELAYED, pause=1, longest_pause=30
@@ -139,5 +141,6 @@ ALL = (
     NOT_PUBLISHED,
 )
 
-# All fields that count, also what happened in a row and costs only time. An operator's requeue clears them.
+# All fields that count something, also those that only make pauses longer. An operator's requeue sets them
+# to 0.
 COUNTERS = ("lost", "out_of_memory", "lapses", "snoozes", "publish_tries")

@@ -1,4 +1,4 @@
-"""How rows change that nobody has to hold: by an operator, a client, or because their holder is gone."""
+"""Changes of jobs without a claim: by an operator, by a client, or because the jobs' holder is gone."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from jobs.models.job import JobQuerySet
 
 
 def change(jobs: JobQuerySet, kind: Event.Kind, *, reason: str = "", detail: str = "", **changes: Any) -> int:
-    """Changes these rows, whoever holds them, and notes it; returns how many there were.
+    """Changes these rows, whoever holds them, and notes the event; returns how many rows there were.
 
-    The rows are locked first, in the order of their ids, and the counters of ``/metrics`` last. All that
-    locks several rows keeps to this order, so that no two transactions wait for each other.
+    The rows are locked first, in the order of their ids, and the counters of ``/metrics`` last. Every
+    transaction that locks several rows keeps to this order, so that no two of them wait for each other.
     """
     with transaction.atomic():
         locked = list(jobs.select_for_update(of=("self",)).order_by("pk"))

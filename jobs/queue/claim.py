@@ -1,4 +1,4 @@
-"""Claims: how a worker gets a job, keeps it, and what it may do to it.
+"""Claims: how a worker gets a job, keeps it, and what it may write to it.
 
 A claim is a lease in time under a fence number that goes up with each claim. Every write of a holder names
 its fence; if somebody else claimed the job meanwhile, or it was cancelled, the write changes nothing and
@@ -28,7 +28,7 @@ class ClaimLost(Exception):
 
 def waiting_for(engine: Engine) -> JobQuerySet:
     """The queued jobs that this engine may render now: those that were begun on it, and new ones of a kind
-    that it can run. Those begun on another engine are left to that one, unless it fell silent."""
+    that it can run. Those begun on another engine are left to that engine, unless it fell silent."""
     free = Q(engine=None) | Q(engine__in=Engine.objects.silent().exclude(pk=engine.pk))
     runnable = Q(pk__in=[])
     for preset, kind in (pair.split("/") for pair in abilities(engine)):
@@ -39,9 +39,9 @@ def waiting_for(engine: Engine) -> JobQuerySet:
 def claim_render(engine: Engine, *, images: bool = True, suspects: bool = True) -> "Claim | None":
     """The next job for this engine; None if there is none, or if the engine is not ready or not ours.
 
-    Renders that were begun on this engine come first: their prompt may still be there. Without
-    ``images``, no image job is begun; without ``suspects``, none is claimed that its last workers did
-    not survive.
+    Renders that were begun on this engine come first: their prompts may still be in its ComfyUI. Without
+    ``images``, no image job is begun. Without ``suspects``, no job is claimed whose last workers died
+    while they held it (``jobs.models.job.SUSPECT``).
     """
     ready = Engine.objects.held_by(engine.worker).filter(pk=engine.pk, ready=True)
     waiting = waiting_for(engine).filter(Exists(ready)).in_order()
@@ -83,7 +83,7 @@ def _claim(jobs: JobQuerySet, worker: str, kind: Event.Kind, **changes: Any) -> 
 
 
 def renew(claims: "Iterable[Claim]") -> None:
-    """The heartbeat: extends the leases of those that still hold."""
+    """The heartbeat: extends the leases of those claims that still hold their jobs."""
     for claim in claims:
         claim.row().update(lease_until=Now() + seconds(settings.JOB_LEASE))
 
@@ -122,7 +122,7 @@ class Claim:
         **changes: Any,
     ) -> None:
         """Changes the row and notes the event. All that a holder writes goes through here."""
-        with transaction.atomic():  # the row stays locked until we have read it: its fence is still ours
+        with transaction.atomic():  # the update locks the row, so that what is read after it is still ours
             if not self.row().filter(only_if or Q()).update(**changes):
                 raise ClaimLost(self.job.pk)
             self.job.refresh_from_db()
@@ -132,8 +132,9 @@ class Claim:
     # The render
 
     def begin(self, engine: Engine, graph: dict[str, Any]) -> None:
-        """A new render on this engine, with the job's next number. It is committed before its prompt is
-        posted, so that a successor knows where to look. ClaimLost, too, if the engine was lost."""
+        """Notes a new render on this engine, with the job's next render number. This is committed before the
+        prompt is posted, so that a worker that takes the job over knows where to look for the prompt. Raises
+        ClaimLost also if our worker does not hold the engine any more."""
         ours = Exists(Engine.objects.held_by(engine.worker).filter(pk=engine.pk))
         self._write(
             Event.Kind.POSTED,
@@ -146,8 +147,8 @@ class Claim:
         )
 
     def started(self) -> None:
-        """ComfyUI executes the prompt. If it did so before, and was adopted, that is no progress: what counts
-        in a row goes on counting."""
+        """ComfyUI executes the prompt. For an adopted prompt that ran before already this is no progress:
+        ``lapses`` and ``snoozes``, which count in a row, are not set to 0."""
         if self.job.started_at:
             self._write(None, status=Job.Status.PROCESSING)
         else:
@@ -156,11 +157,12 @@ class Claim:
             )
 
     def advanced(self, progress: int) -> None:
-        """``progress``: percent of all sampling steps."""
+        """Writes the ``progress``, in percent of all sampling steps; ``lapses`` begins at 0 again."""
         self._write(None, progress=progress, lapses=0)
 
     def rendered(self, output: str) -> None:
-        """The video lies in the engine's output folder under this name; gives the job to the publishers."""
+        """The video lies in the job's output folder on the engine, under the name ``output``. Gives the job
+        to the publishers."""
         with transaction.atomic():
             self._write(
                 Event.Kind.RENDERED,
@@ -177,8 +179,8 @@ class Claim:
     # The publish
 
     def completed(self, *, size: int, frames: int, sha256: str) -> None:
-        """The video, of ``size`` bytes, is in S3 under ``job.video_key`` and was checked. This may be said
-        twice: a commit whose answer was lost has happened all the same."""
+        """The video, of ``size`` bytes, is in S3 under ``job.video_key`` and was checked. A second call does
+        no harm: if the connection broke during the first one, its commit may have happened all the same."""
         try:
             self._write(
                 Event.Kind.COMPLETED,
@@ -197,7 +199,8 @@ class Claim:
             self.job.refresh_from_db()
 
     def publish_later(self, detail: str = "") -> None:
-        """NOT_PUBLISHED: pauses that grow, without end. Only the first one is noted."""
+        """Ends the claim by NOT_PUBLISHED: the job waits, longer each time, and is never given up. Only the
+        first delay is noted as an event."""
         tries = self.job.publish_tries
         self._write(
             None if tries else NOT_PUBLISHED.event,
@@ -213,7 +216,8 @@ class Claim:
     def end(self, cause: Cause, detail: str = "", *, error: str = "") -> None:
         """Ends the claim without a video: the job goes back to the queue, or fails if this cause says so.
 
-        ``detail`` is for operators, ``error`` the sentence for the client, if the cause has none.
+        ``detail`` is for operators. ``error`` is the sentence for the client if the job fails; without it the
+        sentence of the cause is used.
         """
         count = getattr(self.job, cause.counter) + 1 if cause.counter else 0
         if cause.counts and count >= cause.limit:

@@ -1,7 +1,7 @@
-"""Engines: the lease that a worker holds on one ComfyUI, what it tells of it, and what it can run.
+"""Engines: a worker's lease on one ComfyUI, what the worker reports of it, and what it can run.
 
 Only the holder of an engine posts prompts to its ComfyUI, and only it writes the engine's row: each write
-names the worker, so that one who lost the lease changes nothing.
+names the worker, so that a worker that lost the lease changes nothing.
 """
 
 from collections.abc import Iterable
@@ -23,8 +23,8 @@ BATCH = 5000  # rows
 def hold(*, name: str, url: str, worker: str) -> Engine | None:
     """Takes or renews the lease on the engine of this name; None if another worker holds it.
 
-    A new holder returns the renders that its predecessor left to the queue, at once: nobody else
-    may work on them, and their prompts go on in ComfyUI until they are adopted.
+    A new holder at once puts the renders that its predecessor left back into the queue: nobody else may
+    work on them, and their prompts go on in ComfyUI until they are adopted.
     """
     lease = Now() + seconds(settings.ENGINE_LEASE)
     if Engine.objects.held_by(worker).filter(name=name).update(lease_until=lease):
@@ -39,23 +39,24 @@ def hold(*, name: str, url: str, worker: str) -> Engine | None:
 
 
 def renew(engine: Engine) -> None:
-    """Its lease, in the middle of a long look at its ComfyUI."""
+    """Renews the engine's lease in the middle of a long look at its ComfyUI."""
     lease = Now() + seconds(settings.ENGINE_LEASE)
     Engine.objects.held_by(engine.worker).filter(pk=engine.pk).update(lease_until=lease)
 
 
 def release(engine: Engine) -> None:
-    """Gives it back at once rather than when its lease runs out."""
+    """Gives the engine back at once, so that nobody has to wait until its lease runs out."""
     _row(engine).update(worker="", lease_until=None, ready=False)
 
 
 def remove(engines: EngineQuerySet) -> list[str]:
-    """Those of these that no worker holds, for good; returns their names. Renders that wait for one of them
-    begin on another."""
+    """Deletes those of these engines that no worker holds, and returns their names. Jobs whose render was
+    begun on one of them begin anew on another engine."""
     with transaction.atomic():
         free = list(_free(engines).select_for_update())
         for engine in free:
-            jobs = Job.objects.filter(engine=engine)  # perhaps a million: in parts, within DATABASE_TIMEOUT
+            # There may be a million jobs. In batches, so that each query ends within DATABASE_TIMEOUT.
+            jobs = Job.objects.filter(engine=engine)
             while jobs.filter(pk__in=jobs.values("pk")[:BATCH]).update(engine=None):
                 pass
             engine.delete()
@@ -70,13 +71,14 @@ def _row(engine: Engine) -> EngineQuerySet:
     return Engine.objects.filter(pk=engine.pk, worker=engine.worker)
 
 
-# What its holder tells of it
+# What the holder reports of an engine
 
 
 def report_well(engine: Engine, *, version: str, runs: list[str], lacks: list[str]) -> None:
     """Its ComfyUI answered just now, and can run these pairs of preset and kind.
 
-    A trouble that the renderer told of since this look began stays: the next look judges it.
+    If the renderer reported a trouble since this look began, the row stays as it is: the next look judges
+    that trouble.
     """
     _row(engine).filter(trouble=engine.trouble).update(
         seen_at=Now(), ready=True, version=version[:255], runs=runs, lacks=lacks, trouble="", stuck=[]
@@ -96,7 +98,7 @@ def report_unreachable(engine: Engine) -> None:
 
 
 def report_sick(engine: Engine, trouble: str, stuck: Iterable[str] = ()) -> None:
-    """Its ComfyUI answers and cannot work: for a reason, and with these prompts to show it."""
+    """Its ComfyUI answers but cannot work. ``trouble`` says why; ``stuck`` are the prompts that show it."""
     _row(engine).update(ready=False, trouble=trouble[:255], stuck=sorted(stuck))
     engine.ready, engine.trouble = False, trouble
 
@@ -105,8 +107,8 @@ def report_sick(engine: Engine, trouble: str, stuck: Iterable[str] = ()) -> None
 
 
 def abilities(engine: Engine) -> list[str]:
-    """The pairs of preset and kind, such as ``quality/text-to-video``. A worker of the release before told
-    only what its ComfyUI lacks."""
+    """The pairs of preset and kind that the engine can run, such as ``quality/text-to-video``. A worker of
+    the previous release writes no ``runs``, only what its ComfyUI lacks."""
     if engine.runs is None:
         return [] if engine.lacks else list(PAIRS)
     return list(engine.runs)

@@ -1,4 +1,4 @@
-"""How jobs leave their holders, or us: leases that ran out, cancel, purge."""
+"""How jobs are taken from their holders, or removed: leases that ran out, cancel, purge."""
 
 from django.db import transaction
 from django.db.models import Case, F, Value, When
@@ -13,19 +13,20 @@ from jobs.queue.wake import tell_of_cancelled
 
 
 def return_expired() -> int:
-    """Those whose lease ran out; returns how many."""
+    """Does ``return_lapsed`` for all jobs whose lease ran out; returns how many there were."""
     return return_lapsed(Job.objects.filter(lease_until__lt=Now()))
 
 
 def return_lapsed(jobs: JobQuerySet) -> int:
-    """Gives these held jobs back because their worker is gone; the fifth time in a row a job fails.
+    """Takes these held jobs back because their worker is gone. The fifth time in a row, a job fails.
 
     A render goes back to the queue and keeps its engine, where its prompt may still run.
     A finished render stays ``processing``, for the next publisher. Returns how many jobs there were.
     """
     cause = LEASE_RAN_OUT
     with transaction.atomic():
-        # All of them first: change() locks the counters as well, and jobs come before those everywhere.
+        # change() locks jobs, and then the counters of /metrics. It is called twice, so all jobs are locked
+        # before that: no transaction may lock a job after it has locked a counter.
         locked = [job.pk for job in jobs.select_for_update(of=("self",)).order_by("pk")]
         held = Job.objects.filter(pk__in=locked)
         failed = change(
@@ -51,9 +52,9 @@ def return_lapsed(jobs: JobQuerySet) -> int:
 
 
 def cancel(jobs: JobQuerySet, detail: str = "") -> int:
-    """Ends those of these jobs that are queued or under way, and returns how many; ``detail`` says who
-    wanted it. Their rows are final at once. Whoever holds one finds its claim lost and takes its prompt out
-    of ComfyUI."""
+    """Ends those of these jobs that are queued or processing, and returns how many; ``detail`` says who
+    wanted it. Their rows are final at once. A worker that holds one of them finds its claim lost, and takes
+    the prompt out of ComfyUI."""
     with transaction.atomic():
         tell_of_cancelled()
         return change(
@@ -68,7 +69,8 @@ def cancel(jobs: JobQuerySet, detail: str = "") -> int:
 
 
 def purge(job: Job) -> int:
-    """Removes a finished job for good; 0 if it is not finished, or not there. Raises StorageError.
+    """Removes a finished job and its objects in S3 for good. Returns 1, or 0 if the job is not finished or
+    not there. Raises StorageError.
 
     The objects go first: a row without objects can be purged again, but nobody would find objects without
     a row.

@@ -16,11 +16,11 @@ from jobs.queue.causes import COUNTERS
 from jobs.queue.change import change
 from jobs.queue.wake import RENDER, wake
 
-SUBMISSIONS = 0x57414E  # the number of their lock in Postgres
+SUBMISSIONS = 0x57414E  # the number of the advisory lock in Postgres that all submits take
 
 
 class QueueFull(LimitReached):
-    """Of all keys together."""
+    """The limit of all keys together is reached."""
 
 
 def check_limits(key: ApiKey | None) -> None:
@@ -33,8 +33,8 @@ def check_limits(key: ApiKey | None) -> None:
 
 
 def submitted_with(idempotency_key: str, key: ApiKey | None) -> Job | None:
-    """The job of this API key that the idempotency key belongs to. One that is older than IDEMPOTENCY_HOURS
-    loses it."""
+    """The job of this API key that has this idempotency key, or None. A job that is older than
+    IDEMPOTENCY_HOURS loses its idempotency key first."""
     jobs = Job.objects.filter(idempotency_key=idempotency_key, key=key)
     jobs.filter(created_at__lt=Now() - seconds(3600 * settings.IDEMPOTENCY_HOURS)).update(
         idempotency_key=None
@@ -44,7 +44,8 @@ def submitted_with(idempotency_key: str, key: ApiKey | None) -> Job | None:
 
 def submit(job: Job) -> Job:
     """Accepts a job: its row and the wake-up commit together. Raises LimitReached, and IntegrityError if
-    its idempotency key was used already; a request with the same one under way is waited for."""
+    its idempotency key was used already. If another request with the same idempotency key is just being
+    accepted, this one waits for it."""
     with transaction.atomic():
         _one_after_the_other()
         if job.key_id:
@@ -67,8 +68,8 @@ def submit(job: Job) -> Job:
 
 def requeue(jobs: JobQuerySet, detail: str = "") -> int:
     """An operator's second chance for those of these jobs that failed or were cancelled: a new render, all
-    counters back to 0, and a new turn, so that a key's hundred failed jobs do not come before everybody's.
-    ``detail`` says who wanted it. Returns how many were requeued."""
+    counters back to 0, and a new turn, so that a hundred failed jobs of one key do not come before everybody
+    else's. ``detail`` says who wanted it. Returns how many were requeued."""
     cleared: dict[str, Any] = dict.fromkeys(COUNTERS, 0)
     with transaction.atomic():
         _one_after_the_other()
@@ -92,8 +93,9 @@ def requeue(jobs: JobQuerySet, detail: str = "") -> int:
 
 
 def next_turn(key: ApiKey | None, priority: int) -> int:
-    """The turn now served in this priority, or the one after the key's last: so a key with one job waits
-    for one job of each other key, not for all of them. Jobs that were cancelled took no turn."""
+    """The turn for the key's next job: the turn now served in this priority, or the one after the key's last,
+    whichever is later. So a key with one job waits for one job of each other key, and not for all of them.
+    A job that was cancelled before a worker claimed it does not count."""
     claimed = Served.objects.filter(key=key, priority=priority).aggregate(turn=Max("turn"))["turn"] or 0
     queued = Job.objects.queued().filter(key=key, priority=priority)
     waiting = queued.aggregate(turn=Max("turn"))["turn"] or 0
@@ -101,7 +103,8 @@ def next_turn(key: ApiKey | None, priority: int) -> int:
 
 
 def _give_turns(jobs: JobQuerySet) -> None:
-    """In the order in which they came, each key's after what it has in the queue already."""
+    """Gives these jobs new turns: in the order in which they were submitted, and after the jobs that their
+    key has in the queue already."""
     chosen = list(jobs.select_related("key").order_by("created_at", "id"))
     turns: dict[tuple[int | None, int], int] = {}
     for job in chosen:
@@ -112,6 +115,7 @@ def _give_turns(jobs: JobQuerySet) -> None:
 
 
 def _one_after_the_other() -> None:
-    """Until the transaction ends, so that limits are exact and each turn is given once."""
+    """Takes a lock that holds until the transaction ends, so that submits and requeues wait for each other:
+    then limits are exact, and each turn is given once. It must be taken before any row is locked."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SUBMISSIONS])

@@ -13,12 +13,12 @@ CANCELLED = "wanapi_cancelled"  # the channel in Postgres that tells of cancelle
 
 
 def wake(cluster: str) -> None:
-    """Tells a cluster that there is work. Joins the caller's transaction. It carries no job id, so that a
-    message lost or doubled does no harm."""
+    """Tells a cluster that there is work, in the caller's transaction. The message carries no job id, so that
+    it does no harm if it is lost or doubled."""
     async_task(TASKS[cluster], cluster=cluster)
 
 
 def tell_of_cancelled() -> None:
-    """Tells the renderers to look now; in the caller's transaction."""
+    """Tells the renderers to look for cancelled jobs now; sent when the caller's transaction commits."""
     with connection.cursor() as cursor:
         cursor.execute(f"NOTIFY {CANCELLED}")

@@ -1,9 +1,9 @@
 """django-q2's broker, which a worker's tick can wake up without a message.
 
-A message waits in a queue that all workers of a cluster share, and whoever asks first takes it: perhaps one
-that is busy, that stands by, or whose ComfyUI cannot run the job. It does no harm there, but the worker that
-could run the job has not heard of it, and it may lose the next one in the same way. So the tick of a worker
-wakes its own cluster and no other.
+All workers of one kind share a queue of messages, and whoever asks first takes a message: perhaps a worker
+that is busy, that stands by, or whose ComfyUI cannot run the job. The message does no harm there, but the
+worker that could run the job does not hear of it, and may miss the next message in the same way. So the tick
+of each worker wakes its own processes, and no others.
 """
 
 import multiprocessing
@@ -19,10 +19,11 @@ from jobs.queue.wake import TASKS
 
 
 class Broker(ORM):
-    """Made before django-q2 forks, so that the tick, the taker of messages and the workers share it.
+    """Made before django-q2 forks, so that the tick, the process that takes messages and the processes that
+    run tasks share it.
 
-    At most one wake-up is on its way to a worker: the next one is given out when that has begun, so that
-    they do not pile up behind a long render.
+    At most one wake-up is on its way to a task: the next one is given out only when that task has begun, so
+    that wake-ups do not pile up behind a long render.
     """
 
     def __init__(self, cluster: str) -> None:

@@ -4,8 +4,8 @@ django-q2 runs the tasks. What it does not do by itself is added here:
 
 * a tick every two seconds holds the engine, returns jobs whose lease ran out, and wakes the cluster up when
   work waits, so that nothing hangs on one message;
-* the children die with the main process, and when one of them dies unexpectedly the whole cluster leaves
-  with an exit code other than 0, to be restarted by its supervisor: half a cluster would hold jobs for ever;
+* the children die with the main process, and when one of them dies unexpectedly the whole cluster ends with
+  an exit code other than 0, to be restarted by its supervisor: half a cluster would hold jobs for ever;
 * SIGTERM, also to the whole process group, reaches the main process only, which tells the running task to
   hand over.
 """
@@ -44,8 +44,9 @@ SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 class Sentinel(django_q.cluster.Sentinel):
     def reincarnate(self, process: Any) -> None:
-        """A pusher or monitor may end by itself when the database is away, and is replaced. One that was
-        killed, or a worker, may have died with a lock of the queues in its hands."""
+        """django-q2's pusher or monitor may end by itself when the database is away, and is replaced. A
+        process that was killed, or a worker, may have died while it held a lock of the queues between the
+        processes, for which the others would wait for ever: then the whole cluster ends."""
         if process in self.pool or process.exitcode < 0:
             logger.critical(
                 "a process of the cluster died (%s); leaving, to be started afresh", process.exitcode
@@ -82,15 +83,16 @@ def run(cluster: str) -> NoReturn:
 
 
 def wait_for_tables() -> None:
-    """A cluster that starts before the database or its migrations waits, rather than to come and go."""
+    """Waits for the database and its migrations, so that a cluster that is started too early does not end
+    and start again and again."""
     told = False
     while True:
         try:
             for model in (Job, Engine, Event, Metric, OrmQ):
                 model.objects.first()
-            return connection.close()  # django-q2 forks next
+            return connection.close()  # django-q2 forks next, and processes cannot share a connection
         except NotSupportedError as error:
-            sys.exit(f"wanapi: {error}")  # of another version than Django can use
+            sys.exit(f"wanapi: {error}")  # such as a version of Postgres that is too old for Django
         except (DatabaseError, InterfaceError) as error:
             if not told:
                 logger.warning("waiting for the database and its migrations (manage.py migrate): %s", error)
@@ -100,7 +102,7 @@ def wait_for_tables() -> None:
 
 
 def tell_of_missing_folders() -> None:
-    """No reason to end: ComfyUI makes its folders when it starts, or they are mounted later."""
+    """Only logs them: ComfyUI makes its folders when it starts, or they are mounted later."""
     for name in ("COMFYUI_INPUT_DIR", "COMFYUI_OUTPUT_DIR"):
         folder = getattr(settings, name)
         if folder and not os.path.isdir(folder):
@@ -146,7 +148,7 @@ def run_tick(cluster: str, broker: Broker, stop: threading.Event, watch: EngineW
         except (DatabaseError, InterfaceError) as error:
             logger.warning("tick: %s", error)
             connection.close()
-        except Exception:  # the engine is held by this thread: it must go on
+        except Exception:  # this thread holds the engine's lease, so it must go on
             logger.exception("tick")
         stop.wait(TICK)
     connection.close()

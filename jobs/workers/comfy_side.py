@@ -1,4 +1,4 @@
-"""What of ours is in ComfyUI and no longer wanted there, and whether ComfyUI still works on anything."""
+"""Takes prompts of ours that are no longer wanted out of ComfyUI, and checks that ComfyUI still works."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Sick(Exception):
-    """ComfyUI answers and cannot work. ``stuck``: the prompts of ours that show it."""
+    """ComfyUI answers but cannot work. ``stuck``: the prompts of ours that show it."""
 
     def __init__(self, message: str, stuck: Iterable[str] = ()):
         super().__init__(message)
@@ -26,8 +26,8 @@ class Sick(Exception):
 
 
 class ComfySide:
-    """Our prompts bear the engine's id as their mark. One that is the current render of an unfinished job
-    belongs there; any other is unwanted: its job was cancelled, requeued or given up."""
+    """Our prompts bear the engine's id as their mark. A marked prompt that is the current render of an
+    unfinished job belongs in ComfyUI. Any other is unwanted: its job was cancelled, requeued or given up."""
 
     def __init__(self, engine: Engine, comfy: Comfy, listener: Listener):
         self.engine, self.comfy, self.listener = engine, comfy, listener
@@ -36,14 +36,17 @@ class ComfySide:
         self._stuck_since = 0.0
 
     def prompts(self, queue: Queue) -> set[str]:
-        """Ours, by their ids: those that run and those that wait."""
+        """The ids of our prompts, of those that run and of those that wait."""
         return queue.marked(str(self.engine.pk))
 
     def clear(self, queue: Queue, wanted: Iterable[str]) -> set[str]:
-        """Takes what is unwanted out of ComfyUI. Returns what is still there; nothing should be posted before
-        it is gone, or an interrupt that comes late would hit the next prompt."""
+        """Takes unwanted prompts out of ComfyUI, and returns those that were there. As long as there are any,
+        nothing should be posted: an interrupt that takes effect late would hit the next prompt.
+
+        ``wanted`` are the prompts of the jobs in hand. Prompts of other unfinished jobs stay as well, such as
+        of a job whose last claim has not run out yet."""
         unwanted = self.prompts(queue) - set(wanted)
-        if unwanted:  # a job whose last claim has not run out yet is not in our hands, and yet not lost
+        if unwanted:
             begun = Job.objects.begun_on(self.engine).values_list("pk", "render")
             unwanted -= {prompt_id(pk, number) for pk, number in begun}
         for prompt in unwanted:
@@ -53,8 +56,9 @@ class ComfySide:
         return unwanted
 
     def check_health(self, queue: Queue, unwanted: set[str]) -> None:
-        """Raises Sick if ComfyUI runs nothing of its queue for STUCK_TIMEOUT, or does not let go of a prompt
-        that was interrupted. A ComfyUI whose worker thread has died goes on answering all the same."""
+        """Raises Sick if for STUCK_TIMEOUT seconds ComfyUI runs nothing of its queue, or does not let go of a
+        prompt that was interrupted. Its answers do not show this: a ComfyUI whose worker thread has died
+        still answers."""
         stuck = unwanted & queue.running.keys() if queue.running else self.prompts(queue)
         if stuck != self._stuck:
             self._stuck, self._stuck_since = stuck, time.monotonic()
@@ -65,11 +69,12 @@ class ComfySide:
             raise Sick(f"ComfyUI {does}; it {MUST_RESTART}", stuck)
 
     def leave(self, job: Job) -> None:
-        """Its prompt may be in ComfyUI; the next ``clear`` takes it out."""
+        """For a job that ended and whose prompt may be in ComfyUI: the next ``clear`` takes it out."""
         self._leaving[job.prompt_id] = job
 
     def forget(self, job: Job, prompt: str) -> None:
-        """Best effort: what is left in ComfyUI of a prompt that ended."""
+        """Removes, as far as possible, what is left in ComfyUI of a prompt that ended: its history entry, and
+        the files if the job is finished or gone."""
         self.listener.forget(prompt)
         try:
             self.comfy.forget(prompt)
@@ -79,7 +84,8 @@ class ComfySide:
             remove_files(job)
 
     def unload(self) -> None:
-        """Best effort: the models, so that the next try has all memory, and the marks that say it is warm."""
+        """Unloads the models, as far as possible, so that the next try has all memory; and removes the
+        history entries that say that ComfyUI is warm."""
         try:
             self.comfy.free()
             warmup.chill(self.comfy)

@@ -1,8 +1,8 @@
 """What both kinds of worker share: who they are, how they are told to stop, and how they keep their jobs.
 
-The tasks are in ``jobs/workers/render.py`` and ``jobs/workers/publish.py``. A task drains its queue and
-never needs to be told which job: for a wake-up that is lost the tick of ``manage.py worker`` makes good,
-a doubled one finds nothing to claim.
+The tasks are in ``jobs/workers/render.py`` and ``jobs/workers/publish.py``. A task works until its queue is
+empty, and never needs to be told which job. If a wake-up is lost, the tick of ``manage.py worker`` sends
+another one; if it comes twice, the second one finds nothing to claim.
 """
 
 import logging
@@ -28,7 +28,7 @@ from jobs.queue.wake import CANCELLED
 
 logger = logging.getLogger(__name__)
 
-TEMPORARY = "wanapi-render-"  # how our temporary folders begin: a worker that is killed leaves them
+TEMPORARY = "wanapi-render-"  # begins the names of our temporary folders, which a killed worker leaves behind
 
 # Made before django-q2 forks, so that the cluster's main process and its workers share them.
 WORKER = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
@@ -61,7 +61,7 @@ class Heartbeat:
         while not self._ended.wait(settings.JOB_LEASE / 3):
             try:
                 renew(list(self._claims))
-            except Exception as error:  # whatever it is: without it the jobs in hand would be lost
+            except Exception as error:  # any error: if this thread ended, the jobs in hand would be lost
                 logger.warning("heartbeat: %s", error)
                 connection.close()
         connection.close()
@@ -70,7 +70,8 @@ class Heartbeat:
 class Cancellations:
     """Sets ``changed`` in a thread when some job was cancelled, so that its prompt is interrupted at once.
 
-    Only a hint: a pooler in transaction mode passes none on, and then the next look finds out.
+    It is only a hint: a connection pooler in transaction mode does not pass notifications on. Then the
+    renderer's next round finds the cancelled job.
     """
 
     RECONNECT_PAUSE = 5.0  # seconds
@@ -115,16 +116,17 @@ def fetched(comfy: Comfy, folder: str, filename: str) -> Iterator[Path]:
 
 
 def remove_files(job: Job) -> None:
-    """The job's folders on the GPU machine, where we can reach them: ComfyUI deletes nothing by itself."""
+    """Removes the job's folders on the GPU machine, if they can be reached from here. ComfyUI itself deletes
+    nothing."""
     remove_folder(job.folder)
 
 
 def remove_folder(folder: str) -> None:
-    """Below ComfyUI's output and input folders."""
+    """Removes this folder below ComfyUI's output and input folders."""
     for root in filter(None, (settings.COMFYUI_OUTPUT_DIR, settings.COMFYUI_INPUT_DIR)):
         try:
             shutil.rmtree(Path(root) / folder)
         except FileNotFoundError:
             pass
-        except OSError as error:  # of another user, perhaps: it costs space and no job
+        except OSError as error:  # perhaps the files are another user's; they take space, but harm no job
             logger.warning("ComfyUI's files stay: %s", error)

@@ -61,7 +61,7 @@ def publish_one(claim: Claim) -> None:
     except (ComfyError, storage.StorageError, OSError) as error:
         logger.warning("job %s: not published yet, trying again: %s", job, error, extra=job.log_fields)
         claim.publish_later(str(error))
-        if not isinstance(error, ComfyError):  # S3 or our disk: the next job would fare no better
+        if not isinstance(error, ComfyError):  # S3 or our disk failed, as it would for the next job
             stopping.wait(STORAGE_PAUSE)
     if job.status in FINAL:
         remove_files(job)
@@ -78,8 +78,9 @@ def rendered_file(job: Job) -> Iterator[Path]:
 
 @contextmanager
 def uploaded(job: Job, finished: video.Video) -> Iterator[None]:
-    """The video and its poster are in S3 within this block. If the job is not completed with them they are
-    deleted, since they belong to no row. (When Postgres went away in between nobody knows, and they stay.)"""
+    """Within this block the video and its poster are in S3. If the job is not completed with them they are
+    deleted, since they belong to no row. (They stay if Postgres goes away in the block: then nobody knows
+    whether the job was completed.)"""
     try:
         storage.put(job.poster_key, video.poster(finished.path), "image/jpeg")
         storage.put_video(job.video_key, finished.path, filename=f"{job.pk}.mp4")
@@ -91,7 +92,8 @@ def uploaded(job: Job, finished: video.Video) -> Iterator[None]:
 
 
 def complete(claim: Claim, finished: video.Video) -> None:
-    """A database that is away for a moment must not cost the upload: tried again for as long as the lease."""
+    """Completes the job. If the database is away, this is tried again for JOB_LEASE seconds, so that the
+    upload was not in vain."""
     deadline, job = time.monotonic() + settings.JOB_LEASE, claim.job
     while True:
         try:

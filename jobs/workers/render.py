@@ -1,4 +1,4 @@
-"""The render task: claims jobs for its engine, takes them through ComfyUI step by step, and gives them on.
+"""The render task: claims jobs for its engine, takes them through ComfyUI step by step, and hands them on.
 
 claim -> the steps of jobs/workers/rendering.py -> rendered, or the end of the claim by some cause
 """
@@ -26,7 +26,7 @@ from wanapi.postgres import AWAY
 
 logger = logging.getLogger(__name__)
 
-POLL = 1.0  # seconds between two looks at ComfyUI, unless its socket calls earlier
+POLL = 1.0  # seconds between two looks at ComfyUI, unless its socket tells of a change earlier
 IMAGE_PAUSE = 10.0  # seconds for which only text jobs are claimed when S3 does not give an image
 AT_ONCE = 2  # prompts of ours in ComfyUI: one runs, one waits behind it
 
@@ -36,7 +36,7 @@ class Memory:
     """What this process keeps from one task to the next, about its one engine."""
 
     denials: Denials = field(default_factory=Denials)
-    images_after: float = 0.0  # until then S3 is not asked for images, so that no image job is begun
+    images_after: float = 0.0  # until then no image job is begun, since S3 did not give an image
 
 
 memory = Memory()
@@ -46,7 +46,7 @@ def render() -> None:
     """Renders queued jobs on the engine that this cluster holds, until none is left."""
     engine = Engine.objects.held_by(WORKER).first()
     if engine is None or not waiting_for(engine).exists():
-        return  # a standby, or a wake-up whose job was taken by the task before
+        return  # this worker stands by, or the task before has taken the job of this wake-up
     with Comfy(engine.url) as comfy, Listener(engine.url) as listener, Heartbeat() as heartbeat:
         with Cancellations(listener.changed):
             Renderer(engine, comfy, listener, heartbeat).run()
@@ -62,28 +62,29 @@ class Renderer:
         self._unreachable_since: float | None = None
 
     def run(self) -> None:
-        """Until nothing is left, the worker is told to stop, or the engine cannot go on. Whatever the reason,
-        what is in hand goes back to the queue, with the prompts left in ComfyUI for whoever comes next."""
+        """Renders until nothing is left, the worker is told to stop, or the engine cannot go on. In each case
+        the jobs in hand go back to the queue. Their prompts stay in ComfyUI, where the next claim looks for
+        them."""
         why = "The renderer ended by a fault of its own."
         try:
             why = self._work()
         except Sick as sick:  # nothing more is claimed until the watch finds ComfyUI well again
             why = str(sick)
             logger.error("engine %s: %s", self.engine, sick)
-            # Stuck prompts stay where they are: that they have gone is how the watch can tell.
+            # Stuck prompts stay in ComfyUI: once they are gone, the watch knows that it was restarted.
             self._report(partial(engines.report_sick, self.engine, why, sick.stuck))
         finally:
             self._hand_back(why)
 
     def _work(self) -> str:
-        """Round after round; returns why it ended. A round that fails half-way is simply done again: the row
-        and ComfyUI's answers hold all there is to know."""
+        """Does round after round; returns why it ended. A round that fails half-way is simply done again: all
+        that it needs to know is in the jobs' rows and in ComfyUI's answers."""
         while not stopping.is_set():
             try:
                 engine = Engine.objects.held_by(WORKER).filter(pk=self.engine.pk).first()
                 if engine is None:
-                    return "Another worker holds this engine now."  # and what is in its ComfyUI
-                self.engine = engine  # with what it can run, by its last look
+                    return "Another worker holds this engine now."
+                self.engine = engine  # its row says what it can run, by the watch's last look
                 if not self._round():
                     return "Nothing is left to render."
                 self._unreachable_since = None
@@ -105,9 +106,9 @@ class Renderer:
         """One look at ComfyUI, and one step for every job in hand. Returns False if there was nothing to do.
 
         First, jobs that are not ours any more are let go, and free places are filled by new claims. Then
-        ComfyUI's queue is asked once for all. What is unwanted in it is taken out, and as long as some of it
-        is still there, nothing is posted. Last, each job takes its step; at most AT_ONCE prompts of ours are
-        in ComfyUI, those that a predecessor left included.
+        ComfyUI is asked for its queue, once for all jobs. Unwanted prompts are taken out of it, and a round
+        that found any posts nothing. Last, each job takes its step. At most AT_ONCE prompts of ours are in
+        ComfyUI, and those that a predecessor left count as ours.
         """
         self._let_go()
         self._claim()
@@ -125,7 +126,7 @@ class Renderer:
         return not idle or bool(unwanted)
 
     def _let_go(self) -> None:
-        """Of jobs that were cancelled, or taken over while Postgres was away."""
+        """Lets go of jobs that were cancelled, or that were taken over while Postgres was away."""
         still = holding(rendering.claim for rendering in self.renderings)
         for rendering in [each for each in self.renderings if each.claim not in still]:
             job = rendering.job
@@ -135,7 +136,8 @@ class Renderer:
                 self.comfy_side.leave(job)
 
     def _claim(self) -> None:
-        """A job that may kill its worker is rendered alone, so that it takes no innocent one with it."""
+        """Claims jobs until AT_ONCE are in hand. A job that may kill its worker (``is_suspect``) is rendered
+        alone, so that no other job is lost with it."""
         images = time.monotonic() >= memory.images_after
         while len(self.renderings) < AT_ONCE and not any(each.job.is_suspect for each in self.renderings):
             claim = claim_render(self.engine, images=images, suspects=not self.renderings)
@@ -154,13 +156,13 @@ class Renderer:
             pass  # the next round lets it go, and takes its prompt out of ComfyUI
         except (Sick, Unreachable, *AWAY):
             raise
-        except Exception:  # a fault of ours with this job must not cost the other one
+        except Exception:  # an error of our own code with this job must not harm the other job
             logger.exception("job %s: dropped until its lease runs out", job, extra=job.log_fields)
             self._drop(rendering)
 
     def _end(self, rendering: Rendering, outcome: Outcome) -> None:
-        """Writes the outcome to the job, then tidies up: only who still holds a job may touch its prompt and
-        its files."""
+        """Writes the outcome to the job, and then tidies up. The write comes first, since it raises ClaimLost
+        if we do not hold the job any more, and only its holder may touch its prompt and its files."""
         job, cause = rendering.job, outcome.cause
         if outcome.unload:
             self.comfy_side.unload()
@@ -177,7 +179,8 @@ class Renderer:
             self.comfy_side.leave(job)
         elif outcome.prompt is Prompt.ENDED:
             self.comfy_side.forget(job, job.prompt_id)
-        # A file that was half written keeps the disk full. (forget() has removed those of a finished job.)
+        # A half-written file would keep the disk full. A finished job's files go, too; if its prompt ended,
+        # forget() has removed them already.
         if cause is causes.DISK_FULL or (outcome.prompt is Prompt.NOT_THERE and job.status in FINAL):
             remove_files(job)
         if outcome.sick:
@@ -195,7 +198,8 @@ class Renderer:
         return now - self._unreachable_since >= settings.JOB_LEASE
 
     def _report(self, report: Callable[[], None]) -> None:
-        """The watch reports as well; a database that is away must not keep us from handing back."""
+        """Reports the engine's state. If the database is away this is only logged: the jobs in hand must
+        still be handed back, and the watch reports as well."""
         try:
             report()
         except AWAY as problem:

@@ -47,7 +47,7 @@ WRITE_PAUSE = 1.0  # seconds between two writes of a job's progress
 class Prompt(Enum):
     """Where a render's prompt is when the render is over."""
 
-    NOT_THERE = auto()  # or it may be, and the job's next claim looks for it
+    NOT_THERE = auto()  # not in ComfyUI, or nobody knows; then the job's next claim looks for it
     RUNNING = auto()
     ENDED = auto()
 
@@ -66,7 +66,7 @@ class Outcome:
     error: str = ""
     output: str = ""  # the file's name, if it was rendered
     prompt: Prompt = Prompt.ENDED
-    unload: bool = False  # the models, before the next try
+    unload: bool = False  # whether the models are unloaded before the next try
     sick: str = ""
 
 
@@ -90,8 +90,9 @@ class Rendering:
         return self.claim.job
 
     def step(self, queue: Queue) -> Outcome | None:
-        """``queue``: what ComfyUI runs and what waits there, asked just now. It is asked before the history,
-        since a prompt moves from the one to the other and never back: what is in neither is gone."""
+        """``queue``: what ComfyUI runs and what waits there, asked just now. The queue must be asked before
+        the history (``conclude``): a prompt moves from the queue to the history and never back. So a prompt
+        that was not in the queue, and then is not in the history, is gone."""
         if not self.posted:
             return self.post()
         if self.job.prompt_id in queue.running:
@@ -104,14 +105,14 @@ class Rendering:
     # Before it runs
 
     def post(self) -> Outcome | None:
-        """Brings its image and its prompt into ComfyUI."""
+        """Brings the job's image and its prompt into ComfyUI."""
         try:
             self._submit(self._image())
         except storage.ObjectMissing as error:
             return self._not_posted(causes.NO_IMAGE, str(error))
         except storage.StorageError as error:
             return self._not_posted(causes.NO_IMAGE_YET, f"Its image could not be read: {error}")
-        except Lacking as error:  # it was there at the last look
+        except Lacking as error:  # a file or node is gone that was there at the watch's last look
             engines.report_lacking(self.engine, f"{self.job.preset}/{self.job.kind}", error.what)
             return self._not_taken(error, "files", causes.LACKING)
         except Refused as error:
@@ -123,7 +124,7 @@ class Rendering:
         return None
 
     def _image(self) -> str:
-        """Its start image's path in ComfyUI; nothing for a text job."""
+        """Uploads the job's start image and returns its path in ComfyUI; "" for a text job."""
         if self.job.kind != Job.Kind.IMAGE_TO_VIDEO:
             return ""
         png = io.BytesIO(storage.get(self.job.input_key))
@@ -142,7 +143,8 @@ class Rendering:
             image=image,
         )
         self.claim.begin(self.engine, graph)
-        self.posted = True  # or perhaps not, if the next call fails: then the next step finds out
+        # The next call may fail although ComfyUI took the prompt. Then the next step or claim looks for it.
+        self.posted = True
         self.comfy.submit(job.prompt_id, graph, mark=str(self.engine.pk))
         self.denials.passed("prompt", job.pk)
 
@@ -154,8 +156,8 @@ class Rendering:
 
     def _not_taken(self, error: ComfyError, step: Step, cause: Cause) -> Outcome:
         """One request of this job was not taken, and the answer does not tell whether the job or ComfyUI is
-        the reason; ``denials.py`` judges. A prompt that may be in ComfyUI all the same is looked for there
-        next time."""
+        the reason; ``denials.py`` judges. If there was no answer, the prompt may be in ComfyUI all the same:
+        the job's next claim looks for it there."""
         verdict = self.denials.denied(step, self.job.pk, lasting=cause.anew)
         if verdict == "job":
             return self._refused(error)
@@ -165,10 +167,11 @@ class Rendering:
     # While it runs
 
     def follow(self, nodes: Mapping[str, Any], *, connected: bool, now: float) -> Outcome | None:
-        """It runs: writes its progress, and breaks it off at one of two limits.
+        """The prompt runs: writes its progress, and gives it up after RENDER_TIMEOUT seconds in all, or after
+        STALL_TIMEOUT seconds without progress.
 
-        ``nodes`` are those of ComfyUI's last message on this prompt. Without a connection none come, and
-        nobody can tell a stall: then only RENDER_TIMEOUT holds. ``now`` is in seconds, of any clock.
+        ``nodes`` are those of ComfyUI's last message on this prompt. Without a connection no messages come,
+        and a stall cannot be seen: then only RENDER_TIMEOUT holds. ``now`` is in seconds, of any clock.
         """
         if self._running_since is None:
             self.claim.started()
@@ -194,11 +197,12 @@ class Rendering:
     # After it ran
 
     def conclude(self) -> Outcome:
-        """It left the queue. ComfyUI's history tells how; if it does not, the file that is left may."""
+        """The prompt has left the queue. ComfyUI's history says how it ended. If it says nothing, a whole
+        file that was left behind shows that the render was finished."""
         try:
             result = self.comfy.result(self.job.prompt_id, self.job.folder) or self._left_behind()
             self.denials.passed("result", self.job.pk)
-        except Unreachable as error:  # about this prompt only: ComfyUI has just told its queue
+        except Unreachable as error:  # for this prompt only: ComfyUI has just answered about its queue
             result = self._left_behind()
             if result is None:
                 return self._not_taken(error, "result", causes.NOT_ANSWERED)
@@ -209,8 +213,8 @@ class Rendering:
         return self._vanished()
 
     def _left_behind(self) -> Rendered | None:
-        """After a restart of ComfyUI its memory is gone, but a finished file is still there: the render is
-        finished if it plays to its end."""
+        """The render's file, if it plays to its end; otherwise None. After a restart ComfyUI has lost its
+        history, but its files are still there."""
         filename = f"{self.job.render}_00001_.mp4"
         try:
             with fetched(self.comfy, self.job.folder, filename) as path:
@@ -225,7 +229,7 @@ class Rendering:
         if self.job.started_at or self.listener.nodes(self.job.prompt_id):
             text = "ComfyUI lost the prompt while it ran."
             return Outcome(causes.LOST, text, log=text)
-        if self.denials.doubts("prompt", self.job.pk):  # it was not taken at all
+        if self.denials.doubts("prompt", self.job.pk):  # so ComfyUI never took it
             text = "ComfyUI does not have the prompt that was denied."
             return Outcome(causes.NOT_TAKEN, text, log=text)
         text = "ComfyUI does not have the prompt any more."
@@ -234,7 +238,7 @@ class Rendering:
 
 
 def failed(result: Failed) -> Outcome:
-    """What it means that ComfyUI says the prompt failed, by its reason."""
+    """The outcome for a prompt that failed, by the reason that ComfyUI gives."""
     detail = f"{result.message}\n{result.detail}"
     if result.reason == "out_of_memory":
         outcome = Outcome(causes.OUT_OF_MEMORY, unload=True)

@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 PAUSE = 3600.0  # seconds between two runs
 DAY = 86400
-MAX_FAILED = 5  # in a row
+MAX_FAILED = 5  # jobs in a row that S3 does not delete, until a run ends
 
 
 def purge_old() -> None:
-    """Removes them one by one, oldest first. One whose objects S3 will not delete is left for the next run;
-    after some in a row S3 itself is in trouble."""
+    """Removes them one by one, oldest first. A job whose objects S3 does not delete is left for the next run.
+    After MAX_FAILED of these in a row the run ends: then S3 itself is in trouble."""
     end = Now() - seconds(settings.RETENTION_DAYS * DAY)
     old = Job.objects.filter(status__in=FINAL, finished_at__lt=end)
     count = failed = 0

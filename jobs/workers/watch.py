@@ -23,13 +23,14 @@ from jobs.workers import hold
 logger = logging.getLogger(__name__)
 
 TICK = 2.0  # seconds
-LOOK = 6.0  # seconds between two looks at ComfyUI; /health forgets what is older than 30
-LOOK_TIMEOUT = 2.0  # for each of its requests
+LOOK = 6.0  # seconds between two looks at ComfyUI; for /health a look counts for 30 s
+LOOK_TIMEOUT = 2.0  # seconds for each request of a look
 
 
 class Relapses:
-    """How long an engine that fell sick rests before it is tried again: nothing the first time, then a time
-    that doubles, until it was well for TRUST seconds. Each try costs a job some time."""
+    """How long an engine that fell sick rests before it is tried again, since each try costs a job some time.
+    The first time it does not rest at all. Then its rest doubles each time, up to LONGEST, until it was well
+    for TRUST seconds."""
 
     LONGEST, TRUST = 120.0, 900.0  # seconds
 
@@ -61,12 +62,12 @@ class EngineWatch:
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
-        self._told = False  # that it stands by
+        self._told = False  # whether it was logged that this worker stands by
         self._counted_at = time.monotonic()
-        self._missing_nodes: list[str] | None = None  # not asked again while it answers
+        self._missing_nodes: list[str] | None = None  # None: to be asked at the next look
         self._warm: threading.Thread | None = None  # the warm-up, or None if there was none yet
         self._relapses = Relapses()
-        self._lacks: list[str] = []  # as it was reported last
+        self._lacks: list[str] = []  # what this watch reported last
         self._look_at = 0.0
         self._pause = TICK
         self._restart_at = 0.0
@@ -87,7 +88,7 @@ class EngineWatch:
             self._look(engine)
 
     def _count(self, engine: Engine | None) -> None:
-        """What the GPU did since the last tick."""
+        """Adds the time since the last tick to what the GPU did: busy, starved or idle."""
         now = time.monotonic()
         passed, self._counted_at = now - self._counted_at, now
         if engine is None:
@@ -105,7 +106,7 @@ class EngineWatch:
                 well = self._is_fit(comfy, engine)
         except Unfit as error:
             self._away(engine, error)
-            if engine.must_restart or engine.trouble == DISK_FULL:  # that is not over
+            if engine.must_restart or engine.trouble == DISK_FULL:  # keeps this trouble, which is not over
                 engines.report_unreachable(engine)
             else:
                 engines.report_sick(engine, error.message)
@@ -121,7 +122,7 @@ class EngineWatch:
                 self._restart(engine)
 
     def _is_fit(self, comfy: Comfy, engine: Engine) -> bool:
-        """Whether it may be given jobs. Then its row says which it can run, too."""
+        """Whether the engine may be given jobs. If so, its row now says which ones it can run."""
         if engine.lacks != self._lacks:  # the renderer found that something vanished
             self._missing_nodes = None
         if self._missing_nodes is None:
@@ -145,7 +146,7 @@ class EngineWatch:
         return True
 
     def _look_for_nodes(self, comfy: Comfy, engine: Engine) -> list[str]:
-        """Which are missing: a request for each, so that the lease is renewed in between."""
+        """Which nodes are missing. There is a request for each node, and the lease is renewed in between."""
         missing = []
         for name in presets.NODES:
             missing += comfy.missing_nodes([name])
@@ -153,8 +154,9 @@ class EngineWatch:
         return missing
 
     def _is_well_again(self, comfy: Comfy, engine: Engine, runs: list[str]) -> bool:
-        """The prompts that were stuck have gone, by a restart; there is room on its disk again; a GPU that
-        failed runs a warm-up; a prompt gets through to it. What else it may have been the next job will tell.
+        """Whether the trouble is over: stuck prompts are gone, by a restart; a full disk has room again; a
+        GPU that failed has run a warm-up. After any other trouble it is enough that a prompt gets through to
+        ComfyUI: the next job will show whether it works.
         """
         if engine.stuck:
             queue = comfy.queue()
@@ -172,8 +174,9 @@ class EngineWatch:
         self._missing_nodes = self._warm = None
 
     def _is_warm(self, comfy: Comfy, engine: Engine, runs: list[str]) -> bool:
-        """Warms a ComfyUI up that is seen for the first time, or was away. It is warm already if it has a
-        render of our predecessor, or was warmed up since it started. A warm-up that fails is no hindrance."""
+        """Whether no warm-up is needed or under way. A ComfyUI that is seen for the first time, or was away,
+        is warmed up, unless it has a render of our predecessor or was warmed up since it started. After a
+        warm-up that failed the engine is used all the same."""
         if self._warm is None and not engine.ready and settings.WARM_UP:
             if comfy.queue().marked(str(engine.pk)) or warmup.is_warm(
                 comfy, presets.find(settings.WORKFLOW_PRESET)
@@ -183,7 +186,7 @@ class EngineWatch:
         return self._warm is None or not self._warm.is_alive()
 
     def _is_warmed_up(self, comfy: Comfy, engine: Engine, runs: list[str]) -> bool:
-        """Tries a warm-up until one succeeds."""
+        """Whether a warm-up has succeeded; begins the next one if none has."""
         if self._warm and self._warm.is_alive():
             return False
         if self._warm and warmup.is_warm(comfy, presets.find(settings.WORKFLOW_PRESET)):
@@ -192,7 +195,7 @@ class EngineWatch:
         return False
 
     def _begin_warm_up(self, comfy: Comfy, engine: Engine, runs: list[str]) -> None:
-        """In a thread, for the kind of job that waits first."""
+        """Begins a warm-up in a thread, for the kind of job that waits first (``warmup.kinds``)."""
         preset = presets.find(settings.WORKFLOW_PRESET)
         kinds = [kind for kind in preset.kinds if f"{preset.name}/{kind}" in runs]
         if not kinds:
@@ -204,7 +207,8 @@ class EngineWatch:
         self._warm.start()
 
     def _warm_up(self, engine: Engine, kinds: list[str]) -> None:
-        """A failure is for the log: the first job would tell more, and may work all the same."""
+        """Warms up for these kinds of job. A failure is only logged: the first job may work all the same, and
+        if it does not, its error says more."""
         try:
             with Comfy(engine.url) as comfy:
                 for kind, seconds in warmup.warm_up(comfy, presets.find(settings.WORKFLOW_PRESET), kinds):
@@ -214,12 +218,12 @@ class EngineWatch:
         hold.remove_folder(warmup.FOLDER)
 
     def _restart(self, engine: Engine) -> None:
-        """By the operator's own command, and not before the last one has had its time."""
+        """Runs the operator's own command, but not within RESTART_PAUSE seconds after the last time."""
         if settings.COMFYUI_RESTART_COMMAND and time.monotonic() >= self._restart_at:
             logger.warning("engine %s: %s Restarting it.", engine.name, engine.trouble)
             # A line for the shell, written by the operator.
             command = partial(subprocess.run, settings.COMFYUI_RESTART_COMMAND, shell=True, check=False)  # noqa: S604
-            threading.Thread(target=command, daemon=True).start()  # the tick must go on
+            threading.Thread(target=command, daemon=True).start()  # the tick does not wait for it
             self._restart_at = time.monotonic() + self.RESTART_PAUSE
 
     def end(self) -> None:
