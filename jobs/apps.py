@@ -7,6 +7,6 @@ class JobsConfig(AppConfig):
 
 
 class ConsoleConfig(SimpleAdminConfig):
-    """Django's admin with our first page. Simple: only wanapi/urls.py loads the pages, workers need none."""
+    """Django's admin with our first page. Its pages are loaded by wanapi/urls.py alone: workers need none."""
 
     default_site = "jobs.operators.console.Console"

@@ -1,1 +1,1 @@
-"""The clients' doors."""
+"""The HTTP API that clients call."""

@@ -12,7 +12,8 @@ from wanapi import timestamps
 
 TIMESTAMP = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"
 
-# The four states of the reference, and the rows that show as each: its clients leave their loops on "failed".
+# The four states of the API reference, and which rows show as each. A cancelled job shows as failed, since
+# clients that follow the reference know no other state at which to stop asking.
 SHOWN_AS = {
     "queued": ["queued"],
     "processing": ["processing"],
@@ -66,7 +67,7 @@ class Submitted(serializers.Serializer):
     """What POST /generate answers; the same again when it is repeated with its Idempotency-Key."""
 
     job_id = serializers.UUIDField(source="pk", help_text="Unique job identifier")
-    status = serializers.ChoiceField(choices=["queued"], source="Status.QUEUED")  # whatever it is by now
+    status = serializers.ChoiceField(choices=["queued"], source="Status.QUEUED")  # as at the submit
     position = serializers.IntegerField(
         source="first_position", min_value=0, help_text="Position in the queue (0 = next to be processed)"
     )

@@ -16,7 +16,7 @@ from jobs.models.key import ApiKey
 
 @dataclass(frozen=True)
 class Client:
-    """Who sent the request. ``key`` is None for the environment's key, which has everything."""
+    """Who sent the request. ``key`` is None for the environment's API_KEY, which may do everything."""
 
     key: ApiKey | None
     is_authenticated = True

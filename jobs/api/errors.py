@@ -85,7 +85,7 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
 
 
 def _unreadable(error: UnreadablePostError) -> exceptions.APIException:
-    """By the number that wanapi/slow_clients.py gave it."""
+    """The error for a body that did not come whole, by the number that wanapi/slow_clients.py gave it."""
     if error.errno == errno.EBUSY:
         return Unavailable("Too many clients send slowly at the moment; please try again shortly.", 5)
     if error.errno == errno.ETIMEDOUT:
@@ -94,7 +94,7 @@ def _unreadable(error: UnreadablePostError) -> exceptions.APIException:
 
 
 def _invalid(detail: Any) -> Response:
-    """The first field's first message as the sentence, all of them by field."""
+    """An answer with the first field's first message as its sentence, and all messages by field."""
     if not isinstance(detail, dict):
         return Response({"detail": _text(detail)}, status.HTTP_400_BAD_REQUEST)
     errors = {field: [str(text) for text in texts] for field, texts in detail.items()}

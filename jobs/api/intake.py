@@ -1,4 +1,4 @@
-"""The one way in for every door: a request becomes a job.
+"""How a request becomes a job, whichever view takes it in.
 
 The order saves work. An earlier job with the same idempotency key, and a limit that is reached, are looked
 for before an image is fetched and decoded. The image is stored before the row is written, so that every
@@ -44,7 +44,7 @@ def accept(client: Client, body: Serializer, idempotency_key: str | None) -> Job
     if earlier := _earlier(client.key, idempotency_key, sha256):
         return earlier
     try:
-        check_limits(client.key)  # submit() does so again, exactly
+        check_limits(client.key)  # submit() does so again, and exactly, under its lock
         return _submit(client, body, idempotency_key, sha256)
     except (IntegrityError, LimitReached):
         # A request with the same idempotency key may have been quicker, and may have taken the last place.

@@ -206,7 +206,7 @@ def without_slash(endpoints: list[tuple[str, str, str, Any]]) -> list[tuple[str,
 
 
 def without_marks(result: Any, **_: Any) -> Any:
-    """drf-spectacular marks states for a hook of its own, which would rename them."""
+    """Removes the marks that drf-spectacular puts on states for a hook of its own, which is not used here."""
     if isinstance(result, dict):
         result.pop("x-spec-enum-id", None)
     for part in result.values() if isinstance(result, dict) else result if isinstance(result, list) else ():

@@ -38,7 +38,7 @@ class View(APIView):
 class GenerateView(View):
     """POST /generate: accepts a job, once for each Idempotency-Key."""
 
-    # Places for large bodies: to be read and answered, and to be taken apart.
+    # Places for large bodies: one of _large until the answer, one of _parsed only while the body is parsed.
     _large = threading.BoundedSemaphore(limits.LARGE_BODIES)
     _parsed = threading.BoundedSemaphore(limits.PARSED_BODIES)
 
@@ -49,7 +49,7 @@ class GenerateView(View):
         if not self._large.acquire(blocking=False):
             raise Busy
         try:
-            _ = request._request.body  # read it first: a slow client must not keep the others from _parsed
+            _ = request._request.body  # read before a place of _parsed is taken: the client may send slowly
             with self._parsed:
                 return self._post(request)
         finally:
@@ -57,7 +57,7 @@ class GenerateView(View):
 
     def _post(self, request: Request) -> Response:
         if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
-            raise LengthRequired  # it would look like an empty body
+            raise LengthRequired  # to Django a chunked body looks empty
         idempotency_key = requests.idempotency_key(request)
         body = requests.GenerateRequest(data=request.data)
         job = intake.accept(client_of(request), body, idempotency_key)

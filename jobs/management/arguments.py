@@ -14,7 +14,7 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 def age(text: str) -> timedelta:
-    """``90m``, ``24h``, ``7d``."""
+    """An age such as ``90m``, ``24h`` or ``7d``."""
     match = re.fullmatch(r"([0-9]{1,5})([mhd])", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not an age like 90m, 24h or 7d")
@@ -29,7 +29,7 @@ def url(text: str) -> str:
 
 
 def add_comfyui(parser: argparse.ArgumentParser) -> None:
-    """Which ComfyUI, and for which graphs."""
+    """Adds --url and --preset: which ComfyUI is asked, and for which graphs."""
     parser.add_argument("--url", type=url, default=settings.COMFYUI_URL, help="default: COMFYUI_URL")
     parser.add_argument("--preset", choices=presets.NAMES, default=settings.WORKFLOW_PRESET)
 

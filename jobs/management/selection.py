@@ -1,4 +1,4 @@
-"""Commands that change jobs: some by their ids, all or none, or all of a status."""
+"""The base of commands that change jobs: those with the given ids, all or none, or all of a status."""
 
 import uuid
 from datetime import timedelta
@@ -14,7 +14,7 @@ from jobs.models.job import FINAL, JobQuerySet
 
 
 class JobsCommand(BaseCommand):
-    """``done``: what then was done to them, as in "2 jobs requeued"."""
+    """``done`` is the word for what was done to the jobs, as in "2 jobs requeued"."""
 
     allowed: ClassVar[tuple[str, ...]]
     done: ClassVar[str]
@@ -57,7 +57,7 @@ class JobsCommand(BaseCommand):
         return jobs
 
     def _named(self, job_ids: list[uuid.UUID]) -> JobQuerySet:
-        """A typing error should not pass for success."""
+        """The jobs with these ids. One id that does not fit ends the command: it may be a typing error."""
         found = dict(Job.objects.filter(pk__in=job_ids).values_list("pk", "status"))
         for job_id in job_ids:
             if job_id not in found:

@@ -1,4 +1,4 @@
-"""To sRGB, which the model takes every image for: from the colours that the file's ICC profile names."""
+"""Converts images from the colours that their ICC profile names to sRGB: the model takes them for sRGB."""
 
 import io
 
@@ -7,13 +7,13 @@ from PIL import Image, ImageCms
 GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's, by the name of the profile's colours
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-# What sRGB has stays as it is, and black becomes black. (The perceptual intent would shift every colour, to
-# make room for those that sRGB has not.)
+# Colours that sRGB has stay as they are, and black becomes black. (The perceptual intent would shift every
+# colour, to make room for colours that sRGB does not have.)
 INTENT, FLAGS = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
 
 
 def to_srgb(pixels: Image.Image, mode: str, icc: bytes | None) -> Image.Image:
-    """``mode`` is that of the file. A profile that is broken or does not fit is ignored."""
+    """``mode`` and ``icc`` are the file's. A profile that is broken or does not fit the mode is ignored."""
     if not icc:
         return pixels
     try:
@@ -34,4 +34,4 @@ def to_srgb(pixels: Image.Image, mode: str, icc: bytes | None) -> Image.Image:
 def _fitting(mode: str) -> tuple[str, ...]:
     if mode == "CMYK":
         return ("CMYK",)
-    return ("GRAY", "RGB") if mode in GREYS else ("RGB",)  # as browsers do: grey is a colour of each RGB
+    return ("GRAY", "RGB") if mode in GREYS else ("RGB",)  # as browsers do: RGB has greys, too

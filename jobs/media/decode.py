@@ -1,9 +1,10 @@
 """The program that decodes a reference image: ``python -m jobs.media.decode SECONDS WIDTH HEIGHT``,
 the image on standard input.
 
-What it writes is always our own encoding, WIDTH x HEIGHT pixels: ComfyUI looks at no upload, accepts
-truncated files, and would decode anything at full size. Exit code 0: a PNG; REFUSED: a sentence for the
-client; TOO_MUCH: it took all the memory that we give. Any other end is no fault of the image.
+What it writes is always encoded by itself, with WIDTH x HEIGHT pixels: ComfyUI does not check uploads,
+accepts truncated files, and would decode anything at full size. Exit code 0: the output is a PNG; REFUSED:
+it is a sentence for the client; TOO_MUCH: the image took all the memory that we give. Any other end is not
+the image's fault.
 """
 
 import io
@@ -21,7 +22,7 @@ from jobs.media import colour, whole
 
 REFUSED, TOO_MUCH = 3, 4
 MEMORY = 1024**3  # bytes: a WebP of 40 megapixels takes 600 MB
-PER_PIXEL = 17  # bytes of memory, at the most
+PER_PIXEL = 17  # bytes of memory that decoding takes at most
 MAX_PIXELS = 40_000_000
 SIDES = range(16, 16_384 + 1)  # pixels
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -37,8 +38,8 @@ TURNS = {  # by its value
 }
 SIDEWAYS = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
 Image.MAX_IMAGE_PIXELS = None  # Pillow only warns up to 179 megapixels; normalise() has a limit of its own
-PngImagePlugin.MAX_TEXT_CHUNK = 4 * 1024**2  # bytes: colour profiles with tables have more than Pillow's one
-DECODERS_RAISE = (  # for something in the image; AttributeError, say, would be our own
+PngImagePlugin.MAX_TEXT_CHUNK = 4 * 1024**2  # bytes: Pillow's 1 MB is too little for some colour profiles
+DECODERS_RAISE = (  # for a bad image; any other error, such as AttributeError, is a fault of our own
     ArithmeticError,
     EOFError,
     LookupError,
@@ -58,10 +59,11 @@ class Refused(Exception):
 
 def main() -> None:
     seconds, width, height = map(int, sys.argv[1:])
-    _limit(resource.RLIMIT_CPU, seconds, seconds + 1)  # SIGXCPU is ours, SIGKILL is not
+    # The soft limit sends SIGXCPU, which the caller can tell from a SIGKILL by the kernel.
+    _limit(resource.RLIMIT_CPU, seconds, seconds + 1)
     _limit(resource.RLIMIT_AS, MEMORY, MEMORY)
     _limit(resource.RLIMIT_CORE, 0, 0)
-    warnings.simplefilter("ignore")  # of metadata that we drop
+    warnings.simplefilter("ignore")  # they are about metadata, which is dropped
     try:
         sys.stdout.buffer.write(normalise(sys.stdin.buffer.read(), (width, height)))
     except (Refused, MemoryError) as error:
@@ -69,7 +71,7 @@ def main() -> None:
 
 
 def _limit(kind: int, soft: int, hard: int) -> None:
-    """Never above the limit that is there, which may not be done."""
+    """Sets a limit, but not above the one that is there: a process may not raise that."""
     there = resource.getrlimit(kind)[1]
     if there != resource.RLIM_INFINITY:
         soft, hard = min(soft, there), min(hard, there)
@@ -77,7 +79,7 @@ def _limit(kind: int, soft: int, hard: int) -> None:
 
 
 def _give_up(error: Exception) -> NoReturn:
-    """Ends the process at once: libjpeg may not be returned to."""
+    """Ends the process at once: libjpeg, which may have called this, cannot go on after an error."""
     if isinstance(error, MemoryError):
         limit = _memory()
         os.write(2, f"An image needs more memory than the limit of {limit:,} bytes leaves.".encode())
@@ -92,7 +94,7 @@ def normalise(data: bytes, size: tuple[int, int]) -> bytes:
             _check_size(image)
             if image.format == "PNG":
                 whole.check_png(data)
-            elif image.format != "WEBP":  # a JPEG, or one with more pictures behind it: MPO
+            elif image.format != "WEBP":  # a JPEG, or an MPO: a JPEG with more pictures behind it
                 whole.check_jpeg(data, _give_up)
             small = colour.to_srgb(_shrunk(image, size), image.mode, image.info.get("icc_profile"))
     except UnidentifiedImageError:
@@ -111,39 +113,40 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _memory() -> int:
-    """The lowest limit that holds here: ours, or one that was inherited."""
+    """The lowest memory limit of this process, in bytes: ours, or one that was inherited."""
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     return min(MEMORY, *(limit for limit in limits if limit != resource.RLIM_INFINITY))
 
 
 def _check_memory() -> None:
-    """libwebp says nothing else when it gets too little memory than when an image is damaged."""
+    """Raises MemoryError if an inherited limit may have been too low for the image: libwebp reports a lack of
+    memory in the same way as a damaged image."""
     if _memory() < MEMORY:
-        bytearray(MAX_PIXELS * PER_PIXEL)  # a MemoryError if it may have been so
+        bytearray(MAX_PIXELS * PER_PIXEL)  # as much as the largest image takes
 
 
 def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """To this width and height, before anything else costs memory; then turned."""
+    """The image in this width and height, turned as its EXIF tag says. It is shrunk first, to save memory."""
     turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     size = size[::-1] if turn in SIDEWAYS else size
     image.draft("RGB", size)  # lets JPEG decode at a fraction of its size
-    if image.mode.startswith("I;16") or image.mode == "I":  # 16 bit greys would all clip to white
+    if image.mode.startswith("I;16") or image.mode == "I":  # convert() alone would make 16 bit greys white
         image = image.point(lambda value: value * (1 / 256)).convert("L")
-    elif image.has_transparency_data and image.mode != "RGBA":  # or one colour means it
+    elif image.has_transparency_data and image.mode != "RGBA":  # also where one colour means it
         image = image.convert("RGBA")
     elif image.mode == "1":
         image = image.convert("L")
     elif image.mode not in ("L", "RGB", "RGBA", "CMYK"):
         image = image.convert("RGB")
     factor = min(image.width // size[0], image.height // size[1]) // 3
-    if factor > 1:  # quickly to three times the size first, which is not to be seen
+    if factor > 1:  # first a quick way to about three times the size; nobody can see the difference
         image = image.reduce(factor)
     image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     return image.transpose(turn) if turn is not None else image
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """On white, so that what the alpha channel hid stays hidden."""
+    """The image on a white ground, so that what the alpha channel hid stays hidden."""
     if image.mode != "RGBA":
         return image.convert("RGB")
     ground = Image.new("RGBA", image.size, "white")

@@ -56,7 +56,7 @@ def normalise(data: bytes, size: tuple[int, int]) -> bytes:
     """A PNG of this width and height, RGB, from a PNG, JPEG or WebP file: scaled, and cut to that shape at
     its centre, as the model's node would do it.
 
-    Raises BadImage; CannotRead; and Busy at once if as many images as may wait do so already.
+    Raises BadImage and CannotRead; and Busy, at once, if IMAGE_DECODES images are decoded or wait already.
     """
     if not _slots.acquire(blocking=False):
         raise Busy

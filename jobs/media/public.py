@@ -1,7 +1,7 @@
 """Fetches a client's ``image_url``: from public addresses only, within a deadline and a size limit.
 
-Each connection looks the name up, checks what it finds, and goes to one of these addresses itself, so that
-nothing can change between the check and the use. The name stays the one that TLS and the server see.
+Each connection looks the name up, checks the addresses that it finds, and connects to one of these very
+addresses, so that nothing can change between the check and the use. TLS and the server still see the name.
 """
 
 import contextlib
@@ -31,31 +31,30 @@ logger = logging.getLogger(__name__)
 MAX_REDIRECTS = 3
 CHUNK = 1 << 16
 PORTS = (None, 80, 443)
-MOST_ADDRESSES = 6  # of one name that are tried
-OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # no fault of any server
-PATIENCE = 3  # seconds for an address while there is another
-SENTENCES: dict[type[Exception], str] = {  # for the client; the first whose error fits
+MOST_ADDRESSES = 6  # addresses of one name that are tried
+OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # errors of this machine, not of a server
+PATIENCE = 3  # seconds for an address while there are others to try
+SENTENCES: dict[type[Exception], str] = {  # for the client: the first one whose class fits the error
     requests.TooManyRedirects: f"The image's server redirected more than {MAX_REDIRECTS} times.",
     requests.exceptions.InvalidSchema: "Images are fetched from http and https URLs only.",
     requests.exceptions.InvalidHeader: "The image's server broke off or sent a damaged answer.",
-    ValueError: "This is not a valid http or https URL.",  # requests' InvalidURL and MissingSchema are such
+    ValueError: "This is not a valid http or https URL.",  # also requests' InvalidURL and MissingSchema
     requests.exceptions.SSLError: "The image's server offers no TLS connection that can be trusted.",
     requests.ConnectionError: "The image's server could not be reached, or broke off.",
-    OSError: "The image's server broke off or sent a damaged answer.",  # requests' other errors are such
+    OSError: "The image's server broke off or sent a damaged answer.",  # also requests' other errors
 }
 
 
 _slots = threading.BoundedSemaphore(limits.IMAGE_FETCHES)
-_threads = ThreadPoolExecutor(
-    limits.IMAGE_FETCHES, thread_name_prefix="fetch"
-)  # since looking up a name has no deadline
+# Each fetch runs in a thread, which its caller need not wait for: looking up a name has no deadline.
+_threads = ThreadPoolExecutor(limits.IMAGE_FETCHES, thread_name_prefix="fetch")
 
 
 def fetch(url: str) -> bytes:
     """The body behind ``url``: at most IMAGE_MAX_BYTES, within IMAGE_URL_TIMEOUT seconds in all.
 
-    Raises BadImage with a sentence for the client; CannotRead; and Busy at once if as many fetches as may run
-    do so already.
+    Raises BadImage with a sentence for the client; CannotRead; and Busy, at once, if IMAGE_FETCHES fetches
+    run already.
     """
     if not _slots.acquire(blocking=False):
         raise Busy
@@ -66,7 +65,7 @@ def fetch(url: str) -> bytes:
         raise _cannot_read(error) from None
     fetching.add_done_callback(lambda _: _slots.release())
     try:
-        return fetching.result(settings.IMAGE_URL_TIMEOUT + 0.5)  # its own deadline comes first
+        return fetching.result(settings.IMAGE_URL_TIMEOUT + 0.5)  # normally _fetch's own deadline comes first
     except TimeoutError:
         raise _late() from None
 
@@ -89,7 +88,7 @@ def _fetch(url: str) -> bytes:
         except tuple(SENTENCES) as error:
             sentence = next(text for kind, text in SENTENCES.items() if isinstance(error, kind))
             raise (_late() if deadline.passed else BadImage(sentence)) from None
-        if deadline.passed:  # a body without a length that was cut looks whole
+        if deadline.passed:  # a body without a Content-Length looks whole even if it was cut off
             raise _late()
         return body
 
@@ -110,7 +109,7 @@ NOT_PUBLIC = "The address is not public; images are fetched from public servers 
 
 class Deadline:
     """Shuts every socket of a fetch down when its time is up. A timeout for each read would not do: a server
-    that sends a byte now and then would never meet it."""
+    that sends a byte now and then would never exceed it."""
 
     def __init__(self, seconds: float):
         self._end = time.monotonic() + seconds
@@ -135,14 +134,14 @@ class Deadline:
         return self._end - time.monotonic()
 
     def watch(self, connection: socket.socket) -> socket.socket:
-        self._sockets.append(connection.dup())  # TLS takes the original away
-        if self.passed:  # the timer may have missed it
+        self._sockets.append(connection.dup())  # a duplicate, since TLS detaches the original
+        if self.passed:  # the timer may have fired before this socket was in the list
             self._cut()
         return connection
 
     def _cut(self) -> None:
         for duplicate in self._sockets:
-            with contextlib.suppress(OSError):  # it ended by itself
+            with contextlib.suppress(OSError):  # the connection may have ended by itself
                 duplicate.shutdown(socket.SHUT_RDWR)
 
 
@@ -175,8 +174,7 @@ class _WatchedAdapter(HTTPAdapter):
         return pool
 
     def connect(self, connection: Any) -> socket.socket:
-        """A connection to the first address that can be reached; the others may be down, or IPv6 may not be
-        routed."""
+        """A connection to the first address that can be reached: one may be down, or IPv6 not routed."""
         addresses = _addresses(connection._dns_host.strip("[]"))
         self.check(addresses, connection.port)
         waiting = _by_turns(addresses)
@@ -191,12 +189,13 @@ class _WatchedAdapter(HTTPAdapter):
                     raise _cannot_read(error) from None
                 failed = error
             else:
-                reached.settimeout(max(self.deadline.left(), 0.001))  # for TLS
+                reached.settimeout(max(self.deadline.left(), 0.001))  # for the handshake of TLS
                 return self.deadline.watch(reached)
         raise NewConnectionError(connection, str(failed))
 
     def check(self, addresses: list[str], port: int) -> None:
-        """Raises BadImage for addresses that may not be asked. A server of IMAGE_URL_ALLOW may have any."""
+        """Raises BadImage if one of the addresses may not be asked. Here all may be: the server is named in
+        IMAGE_URL_ALLOW."""
 
 
 class _PublicAdapter(_WatchedAdapter):
@@ -211,7 +210,7 @@ class _PublicAdapter(_WatchedAdapter):
         return super().send(request, *args, **options)
 
     def check(self, addresses: list[str], port: int) -> None:
-        """All must be in networks of IMAGE_URL_ALLOW, or all must be public."""
+        """All addresses must be in networks of IMAGE_URL_ALLOW, or all must be public."""
         found = [ipaddress.ip_address(address) for address in addresses]
         if all(_is_private_store(address, port) for address in found):
             return

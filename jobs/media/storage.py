@@ -50,10 +50,11 @@ def _new_client(endpoint_url: str | None, region: str | None = None, **more: Any
         "connect_timeout": 3,
         "read_timeout": 10,
         "retries": {"mode": "standard", "total_max_attempts": 2},
-        # AWS: the bucket in the name of the server, which then is that of its region in links, too. Not with
-        # a dot in it, for which no certificate holds.
+        # On AWS the bucket is part of the server's name, so that links, too, name the server of its region.
+        # No certificate holds for a bucket with a dot in its name; that one goes into the path.
         "s3": {"addressing_style": "path" if endpoint_url or "." in settings.S3_BUCKET else "virtual"},
-        # Some stores refuse the newer checksum headers, and some keep the frames that carry them.
+        # Some S3 servers refuse the newer checksum headers, and some store the frames that carry them as
+        # part of the object.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     }
@@ -77,7 +78,7 @@ def _s3() -> Iterator[Any]:
         # A 404 with another code may come from a wrong address, or mean that the bucket is not there.
         missing = error.response.get("Error", {}).get("Code") == "NoSuchKey"
         raise (ObjectMissing if missing else StorageError)(str(error)) from error
-    except RecursionError:  # boto3 follows it again and again
+    except RecursionError:  # boto3 follows a redirect again and again
         raise StorageError("S3_ENDPOINT_URL leads to a redirect: name the address of S3 itself.") from None
     except (BotoCoreError, ValueError) as error:  # ValueError: it is not an address
         raise StorageError(str(error)) from error
@@ -188,11 +189,11 @@ def link(key: str) -> str:
 
 
 def link_at(endpoint_url: str | None, key: str) -> str:
-    """The same at another address; None is that of AWS."""
+    """As ``link``, at another address of S3; None is the address of AWS."""
     region = _regions.of(settings.S3_ENDPOINT_URL, settings.S3_BUCKET)
     try:
         client = _client(endpoint_url, region)
-        if "." in settings.S3_BUCKET:  # by the server of its region, which boto3 would not name by itself
+        if "." in settings.S3_BUCKET:  # name the server of its region, which boto3 would not do by itself
             client = _client(client.meta.endpoint_url, region)
         return client.generate_presigned_url("get_object", Params=_at(key), ExpiresIn=settings.VIDEO_URL_TTL)
     except (BotoCoreError, ValueError) as error:
@@ -203,8 +204,9 @@ class Regions:
     """The region that S3 takes signatures for. boto3 follows S3's hints for its own requests, but a link is
     signed without a request, so that a wrong region would show only when somebody follows it.
 
-    Asked once for each bucket, and whoever needs it meanwhile waits. If S3 did not tell, links are signed for
-    the configured region, and it is asked again every few seconds, for which nobody else waits.
+    S3 is asked once for each bucket, and whoever needs the region meanwhile waits. If S3 did not tell, links
+    are signed for the configured region. Then S3 is asked again every few seconds, by one caller, for whom
+    the others do not wait.
     """
 
     def __init__(self) -> None:
@@ -242,7 +244,7 @@ def _signed_for(endpoint_url: str | None, bucket: str) -> str:
     try:
         s3.list_objects_v2(Bucket=bucket, Prefix=settings.S3_PREFIX, MaxKeys=1)
     except ClientError as error:
-        if error.response["Error"]["Code"] != "AccessDenied":  # it was read, and is not allowed
+        if error.response["Error"]["Code"] != "AccessDenied":  # its signature was accepted
             raise
     found = re.search(r"/\d{8}/([^/]+)/s3/aws4_request", signatures[-1])
     return found[1] if found else ""

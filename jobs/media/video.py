@@ -15,7 +15,7 @@ class Unplayable(Exception):
 
 
 class NotAsAsked(Exception):
-    """The file plays, and is not the video that the workflow describes."""
+    """The file plays, but is not the video that the workflow describes."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Video:
 
 def finish(source: Path, target: Path, size: tuple[int, int], frames: int, fps: int) -> Video:
     """Checks ``source``, and writes it to ``target`` with its index first, so that playback begins before the
-    download ends, and without ComfyUI's metadata, which holds the client's prompt. No re-encoding. What is
-    asked for, and the errors, are those of ``check``; OSError is a disk of ours."""
+    download ends, and without ComfyUI's metadata, which holds the client's prompt. Nothing is re-encoded.
+    Parameters and errors are those of ``check``; OSError means that our own disk failed."""
     check(source, size, frames, fps)
     try:
         _remux(source, target)
-    except av.FFmpegError as error:  # the file is whole: this is our disk
+    except av.FFmpegError as error:  # the source is whole, so our own disk failed
         raise OSError(str(error)) from error
     with target.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,10 @@
-"""Whether a file has its whole picture: Pillow fills what is missing with grey or black, and tells nobody.
+"""Whether a file has its whole picture: Pillow fills what is missing with grey or black, and reports nothing.
 
-A JPEG is read once more by the libjpeg that Pillow brings, as Pillow keeps libjpeg's warnings to itself:
-the coefficients alone, which takes a fraction of a second. (FFmpeg's decoder misses a quarter of what libjpeg
-sees.) Of a PNG Pillow leaves out the checksums of the pixels, and does not look whether there are enough of
-them. libwebp itself refuses what is cut off. Damaged data that can still be understood is not seen: neither
-JPEG nor WebP has checksums.
+A JPEG is read once more by the libjpeg that Pillow brings, since Pillow does not pass libjpeg's warnings on.
+Only its coefficients are read, which takes a fraction of a second. (FFmpeg's decoder misses a quarter of what
+libjpeg sees.) Of a PNG, Pillow checks neither the checksums of the pixels nor whether there are enough of
+them. libwebp itself refuses a file that is cut off. Damaged data that can still be decoded is not noticed:
+neither JPEG nor WebP has checksums.
 """
 
 import ctypes
@@ -25,9 +25,9 @@ class Damaged(ValueError):
 
 # JPEG
 
-MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # neither a stuffed 0xFF nor a restart
+MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # not a stuffed 0xFF, and not a restart marker
 SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
-SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)  # starts of frames; each by Huffman and arithmetic
+SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)  # starts of frames, of both ways of coding
 COEFFICIENTS = 64  # of each component
 STRAY = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes")
 
@@ -49,7 +49,8 @@ class _Errors(ctypes.Structure):
 
 
 def check_jpeg(data: bytes, give_up: Callable[[Exception], NoReturn]) -> None:
-    """``give_up`` must end the process: after an error libjpeg may not be returned to."""
+    """Raises Damaged, or calls ``give_up`` with the error. That must end the process: libjpeg cannot go on
+    after an error."""
     kinds = {kind for kind, _ in _segments(data)}
     if not kinds.isdisjoint((*SEQUENTIAL, *PROGRESSIVE)):  # a lossless one has no coefficients
         _read_coefficients(data, give_up)
@@ -57,9 +58,9 @@ def check_jpeg(data: bytes, give_up: Callable[[Exception], NoReturn]) -> None:
 
 
 def _read_coefficients(data: bytes, give_up: Callable[[Exception], NoReturn]) -> None:
-    # A name that this module of Pillow lacks is looked for in the libraries that it is linked to.
+    # libjpeg's functions are found by way of this module of Pillow, since it is linked to libjpeg.
     libjpeg = ctypes.CDLL(Image.core.__file__)
-    errors, info = _Errors(), ctypes.create_string_buffer(632)  # of jpeg_decompress_struct, of libjpeg 6.2
+    errors, info = _Errors(), ctypes.create_string_buffer(632)  # libjpeg 6.2's jpeg_decompress_struct
 
     def text(pointer: int) -> str:
         message = ctypes.create_string_buffer(256)
@@ -78,7 +79,7 @@ def _read_coefficients(data: bytes, give_up: Callable[[Exception], NoReturn]) ->
 
     libjpeg.jpeg_std_error(ctypes.byref(errors))
     ctypes.c_void_p.from_buffer(info).value = ctypes.addressof(errors)
-    # A libjpeg of another version ends the process here: manage.py check_setup would tell.
+    # A libjpeg of another version ends the process here, which manage.py check_setup shows.
     libjpeg.jpeg_CreateDecompress(info, 62, ctypes.c_size_t(len(info)))
     errors.error_exit, errors.emit_message = _ERROR(error), _MESSAGE(message)
     libjpeg.jpeg_mem_src(info, data, ctypes.c_ulong(len(data)))
@@ -88,7 +89,7 @@ def _read_coefficients(data: bytes, give_up: Callable[[Exception], NoReturn]) ->
 
 
 def _padding(data: bytes) -> int:
-    """The zeros before the last end mark: some encoders fill a block up."""
+    """How many zero bytes stand before the last end marker: some encoders fill the last block up."""
     pixels = data[: data.rfind(b"\xff\xd9")]
     return len(pixels) - len(pixels.rstrip(b"\0"))
 
@@ -96,11 +97,11 @@ def _padding(data: bytes) -> int:
 def _is_loss(warning: str, padding: int) -> bool:
     if stray := STRAY.match(warning):
         return int(stray[1]) > FEW + padding
-    return warning.startswith("Corrupt JPEG data")  # that it stops before its end Pillow sees itself
+    return warning.startswith("Corrupt JPEG data")  # a file that ends too early is Pillow's to notice
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The kind and the body of each, up to the end of the (first) picture."""
+    """The kind and the body of each segment, up to the end of the (first) picture."""
     position = 0
     while (found := MARKER.search(data, position)) and found[1][0] != EOI:
         position = found.end()
@@ -112,7 +113,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _check_scans(data: bytes) -> None:
-    """That no scan is missing: each coefficient of each component must have come, to its last bit."""
+    """Raises Damaged if a scan is missing: all bits of all coefficients of each component must be there."""
     missing: dict[int, set[int]] = {}
     progressive = False
     for kind, body in _segments(data):
@@ -136,7 +137,8 @@ STEP = 1 << 20
 
 
 def check_png(data: bytes) -> None:
-    """Its pixels' checksums, their number, and that it comes to its end."""
+    """Raises Damaged if a checksum of the pixels is wrong or pixels are missing; struct.error if the file
+    ends early."""
     left, pixels = 0, zlib.decompressobj()
     for kind, body, checksum in _chunks(data):
         if kind == b"IHDR":
@@ -150,7 +152,7 @@ def check_png(data: bytes) -> None:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """The kind, the body and the checksum of each, up to the end."""
+    """The kind, the body and the checksum of each chunk, up to the last one."""
     position, kind = 8, b""
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -160,7 +162,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def _promised(header: bytes) -> int:
-    """How many bytes its pixels have, with the one before each row."""
+    """How many bytes of pixels the header promises, with the one byte before each row."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     total = 0
     for x, y, across, down in PASSES if interlaced else ((0, 0, 1, 1),):
@@ -171,7 +173,7 @@ def _promised(header: bytes) -> int:
 
 
 def _inflated(pixels: "zlib._Decompress", body: bytes, most: int) -> int:
-    """How many bytes these make; no more than ``most`` are looked at."""
+    """How many bytes ``body`` unpacks to. It stops soon after ``most``: they could be gigabytes."""
     count = 0
     while body and count < most and not pixels.eof:
         try:

@@ -13,7 +13,7 @@ from jobs.models.clock import seconds
 
 DISK_FULL = "The GPU server's disk is full."
 GPU_FAILED = "The GPU failed, which ends all work of a process on it: ComfyUI must be restarted."
-MUST_RESTART = "must be restarted."  # how the troubles end that COMFYUI_RESTART_COMMAND is for
+MUST_RESTART = "must be restarted."  # so end the troubles for which COMFYUI_RESTART_COMMAND is run
 
 
 def shortened(names: list[str]) -> str:
@@ -27,7 +27,7 @@ class EngineQuerySet(models.QuerySet["Engine"]):
         return self.filter(worker=worker, lease_until__gt=Now())
 
     def answering(self) -> "EngineQuerySet":
-        """Engines that said within 30 s that their ComfyUI answers, and can work."""
+        """Engines whose worker reported within the last 30 s that ComfyUI answers and can work."""
         return self.filter(seen_at__gt=Now() - seconds(30), ready=True)
 
     def loaded(self) -> "EngineQuerySet":

@@ -33,8 +33,9 @@ class EventQuerySet(models.QuerySet["Event"]):
         detail: str = "",
         graph: dict[str, Any] | None = None,
     ) -> None:
-        """Writes it down and counts it, in the transaction that made it happen."""
-        text = detail.replace("\0", "").encode(errors="replace").decode()  # Postgres takes no other
+        """Writes an event for each job and counts it, in the transaction of the change that it tells of."""
+        # Postgres refuses NUL characters and lone surrogates.
+        text = detail.replace("\0", "").encode(errors="replace").decode()
         events = [
             Event(
                 job=job,
@@ -95,13 +96,13 @@ class Event(models.Model):
 
 
 def count(jobs: Sequence[Job], kind: str, reason: str = "") -> None:
-    """Raises the counters of ``/metrics`` that this event is one of."""
+    """Raises the counters of ``/metrics`` in which this event counts."""
     amounts: Counter[tuple[str, str]] = Counter()
     for job in jobs:
         amounts[("job_events", kind)] += 1
         if kind == "failed":
             amounts[("jobs_failed", reason or "other")] += 1
-        if kind == "started" and job.render == 1:  # a requeued job has waited before
+        if kind == "started" and job.render == 1:  # a later render did not wait all that time
             observe(amounts, "job_wait_seconds", job.created_at, job.started_at)
         elif kind == "rendered":
             observe(amounts, "job_render_seconds", job.started_at, job.rendered_at)

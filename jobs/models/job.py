@@ -22,19 +22,19 @@ from django.db.models.functions import Now
 from jobs.models.engine import Engine
 from jobs.models.key import ApiKey
 
-SUSPECT = 2  # lapses from which on a job is rendered alone: it may kill its worker, and others with it
+SUSPECT = 2  # lapses from which on a job is rendered alone, since it may be what kills its workers
 
 ID = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 KEYS = re.compile(
     rf"inputs/{ID}\.png|videos/{ID}/(?:0|[1-9][0-9]{{0,18}})\.(?:mp4|jpg)"
-)  # of objects of ours: see Job
+)  # the names of our objects in S3: input_key, video_key and poster_key of Job
 
 FINAL = ("completed", "failed", "cancelled")
 REQUEUABLE = ("failed", "cancelled")
 
 
 def owner(key: str) -> uuid.UUID | None:
-    """The id of the job to which an object of this name in S3 belongs; None if it is not our form of name."""
+    """The id of the job to which an object of this name in S3 belongs; None if we give no such names."""
     match = KEYS.fullmatch(key)
     return uuid.UUID(match[1] or match[2]) if match else None
 
@@ -54,7 +54,7 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.filter(status=Job.Status.QUEUED)
 
     def in_order(self) -> "JobQuerySet":
-        """As they are served: ``turn`` lets keys take turns."""
+        """In the order in which they are served: ``turn`` lets API keys take turns."""
         return self.order_by("-priority", "turn", "id")
 
     def rendering(self) -> "JobQuerySet":
@@ -89,12 +89,13 @@ class JobQuerySet(models.QuerySet["Job"]):
             yield from page
             time, pk = getattr(page[-1], name), page[-1].pk
             beyond = Q(**{f"{name}__{after}": time}) | Q(**{name: time, f"pk__{after}": pk})
-            # The first condition alone lets Postgres begin in the index where the page ended.
+            # ``beyond`` implies the other condition, but only that one lets Postgres begin in the index where
+            # the page ended.
             page = list(ordered.filter(beyond, **{f"{name}__{after}e": time})[:size])
 
 
 class Job(models.Model):
-    """A video that was asked for. The row is the job; queue messages and ComfyUI's memory are hints."""
+    """A video that was asked for. The row is the job; queue messages and ComfyUI's memory are only hints."""
 
     class Status(models.TextChoices):
         QUEUED = "queued"
@@ -147,7 +148,7 @@ class Job(models.Model):
     lapses = models.PositiveSmallIntegerField(default=0)
     publish_tries = models.PositiveIntegerField(default=0)
 
-    # How often in a row it was given back uncounted: the next pause is longer
+    # How often in a row it was given back without being counted: each time it waits longer
     snoozes = models.PositiveSmallIntegerField(default=0, db_default=0)
 
     # The video
@@ -157,7 +158,8 @@ class Job(models.Model):
 
     objects = JobQuerySet.as_manager()
 
-    # Back to the queue, to be rendered anew. ``render`` goes on counting, so that prompt ids stay unique.
+    # These changes put a job back into the queue, to be rendered anew. ``render`` is not among them: it goes
+    # on counting, so that prompt ids stay unique.
     UNRENDERED: dict[str, Any] = {
         "status": Status.QUEUED,
         "engine": None,
@@ -241,7 +243,7 @@ class Job(models.Model):
 
     @property
     def prompt_id(self) -> str:
-        """Of its current render; of no use before the first one."""
+        """ComfyUI's id of the current render; it means nothing before the first render."""
         return prompt_id(self.pk, self.render)
 
     @property

@@ -1,4 +1,4 @@
-"""API keys: who may call, see how much, and spend how much.
+"""API keys: who may call, which jobs each key may see, and how many it may submit.
 
 The environment's API_KEY is none of these: it needs no row, sees every job and has no limits.
 """
@@ -28,7 +28,7 @@ class LimitReached(Exception):
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def make(self, **fields: Any) -> "tuple[ApiKey, str]":
-        """A new key and its text, which is kept nowhere."""
+        """Makes a key and returns it with its text, of which only a hash is stored."""
         key = self.model(**fields)
         text = key.draw()
         key.save(force_insert=True)
@@ -38,7 +38,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return self.filter(Q(expires_at=None) | Q(expires_at__gt=Now()), revoked_at=None)
 
     def presented(self, text: str) -> "ApiKey | None":
-        """The valid key with this text; notes that it was used, by the minute."""
+        """The valid key with this text, or None. Notes when it was used, at most once a minute."""
         key = self.valid().filter(sha256=digest(text)).first()
         if key:
             fresh = Q(last_used_at__gte=Now() - seconds(60))
@@ -81,7 +81,7 @@ class ApiKey(models.Model):
         return self.name
 
     def draw(self) -> str:
-        """Gives it its text: 256 random bits, so that a fast hash is enough."""
+        """Gives the key its text and returns it: 256 random bits, so that a fast hash is enough."""
         text = f"wan_{secrets.token_urlsafe(32)}"
         self.prefix, self.sha256 = text[:VISIBLE], digest(text)
         return text
@@ -110,15 +110,15 @@ class ServedQuerySet(models.QuerySet["Served"]):
         return self.filter(priority=priority).aggregate(turn=Max("turn"))["turn"] or 0
 
     def note(self, key_id: int | None, priority: int, turn: int) -> None:
-        """A job was claimed, whatever turn it had: none is taken back."""
+        """A job with this turn was claimed. If its turn is lower than the one noted, nothing changes."""
         row, _ = self.get_or_create(key_id=key_id, priority=priority)
         self.filter(pk=row.pk, turn__lt=turn).update(turn=turn)
 
 
 class Served(models.Model):
-    """The last turn in which a job of a key was claimed, by priority. Jobs may be deleted, these stay."""
+    """The last turn in which a job of a key was claimed, by priority. Rows stay when jobs are deleted."""
 
-    key = models.ForeignKey(ApiKey, null=True, on_delete=models.CASCADE)  # null: the environment's
+    key = models.ForeignKey(ApiKey, null=True, on_delete=models.CASCADE)  # null: the environment's API_KEY
     priority = models.SmallIntegerField()
     turn = models.BigIntegerField(default=0)
 

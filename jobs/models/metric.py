@@ -1,6 +1,6 @@
-"""Counters that survive every process: rows in Postgres, raised in the transaction that they count.
+"""Counters that survive every process: rows in Postgres, raised in the transaction of what they count.
 
-So they tell the truth about all machines together, whichever process is asked and whatever died. ``/metrics``
+So they are right for all machines together, whichever process is asked and whichever has died. ``/metrics``
 shows them in Prometheus' format (``jobs/operators/metrics.py``).
 """
 
@@ -25,11 +25,11 @@ class Metric(models.Model):
 
 
 def add(amounts: dict[tuple[str, str], float]) -> None:
-    """Raises the (name, label) counters. The last thing in its transaction: it locks rows that all share."""
+    """Raises the (name, label) counters. Call it last in a transaction: it locks rows that all need."""
     rows = [(name, label, value) for (name, label), value in sorted(amounts.items()) if value]
     if not rows:
         return
-    with connection.cursor() as cursor:  # the ORM can overwrite on a conflict, and cannot add
+    with connection.cursor() as cursor:  # on a conflict the ORM can overwrite, but not add
         cursor.execute(
             "INSERT INTO jobs_metric (name, label, value) VALUES "  # noqa: S608 - placeholders alone
             + ", ".join(["(%s, %s, %s)"] * len(rows))

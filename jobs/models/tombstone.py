@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 class TombstoneQuerySet(models.QuerySet["Tombstone"]):
     def note(self, job_id: uuid.UUID) -> None:
-        """Whether or not it is there already."""
+        """Makes sure that there is a tombstone for this id."""
         self.get_or_create(pk=job_id)
 
     def known(self, job_ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:

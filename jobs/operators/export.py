@@ -34,6 +34,6 @@ def _value(job: Job, column: str) -> Any:
 
 
 def _cell(value: Any) -> str:
-    """The value as text. A quote before a text that begins like a formula, which a spreadsheet would run."""
+    """The value as text, with a quote before one that a spreadsheet would run as a formula."""
     text = "" if value is None else value.isoformat() if hasattr(value, "isoformat") else str(value)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

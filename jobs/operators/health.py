@@ -107,7 +107,7 @@ _threads = Threads(limits.READY_THREADS, "ready")
 
 
 def look() -> Report:
-    """What is wrong with each part, or None. All at once, so that one that hangs does not hide the others."""
+    """What is wrong with each part, or None. All are asked at once, so that one that hangs hides no other."""
     looks = {name: _threads.begin(PATIENCE, check) for name, check in PARTS.items()}
     return {name: _trouble(result) for name, result in looks.items()}
 
@@ -117,7 +117,7 @@ def _trouble(result: Callable[[], None]) -> str | None:
         result()
     except Trouble as trouble:
         return str(trouble)
-    except Error:  # of another part than ``database``: also that a table is missing
+    except Error:  # in another part than ``database``, also for a table that is missing
         return "Postgres does not answer."
     except TimeoutError:
         return "There was no answer in time."

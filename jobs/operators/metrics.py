@@ -113,7 +113,7 @@ def _engines() -> Iterator[Family]:
 
 def _counted() -> Iterator[Family]:
     values: dict[str, dict[str, float]] = {name: {} for name in (*COUNTERS, *HISTOGRAMS)}
-    # From 0 on: a rule about an increase would not see the first event of a counter that begins with it.
+    # These begin at 0. If a counter came with its first event, a rule about an increase would not see that.
     values["job_events"] = dict.fromkeys(Event.Kind.values, 0.0)
     values["jobs_failed"] = dict.fromkeys(REASONS, 0.0)
     for name, label, value in Metric.objects.values_list("name", "label", "value"):

@@ -26,7 +26,7 @@ class Percentile(Aggregate):
 
 
 HOUR = timedelta(hours=1)
-PARTS = {  # of a completed job's way
+PARTS = {  # the parts of a completed job's way
     "wait": ("created_at", "started_at"),
     "render": ("started_at", "rendered_at"),
     "publish": ("rendered_at", "finished_at"),
@@ -45,7 +45,7 @@ def queue() -> dict[str, Any]:
 
 
 def impossible() -> list[dict[str, Any]]:
-    """What is queued and no engine can run now: preset, kind, and the number of jobs."""
+    """The queued jobs that no engine can run now: preset, kind, and the number of jobs."""
     pairs = runnable()
     waiting: Any = Job.objects.queued().order_by().values("preset", "kind").annotate(jobs=Count("pk"))
     return [row for row in waiting if f"{row['preset']}/{row['kind']}" not in pairs]

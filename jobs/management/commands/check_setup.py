@@ -24,8 +24,8 @@ TIMEOUT = 10  # seconds
 
 
 def postgres() -> None:
-    """Whether it can be used: while it connects Django raises an error for a version that is too old, and
-    wanapi.postgres for another encoding than UTF8."""
+    """Raises an error if it cannot be used. On connecting, Django raises one for a version that is too old,
+    and wanapi.postgres one for another encoding than UTF8."""
     connection.ensure_connection()
     with connection.cursor() as cursor:
         cursor.execute("SHOW transaction_read_only")
@@ -99,7 +99,7 @@ def links(job: Job) -> str | None:
 
 def follow(link: str) -> None:
     """As a client does: without keys."""
-    authorities = os.environ.get("AWS_CA_BUNDLE")  # as boto3 has them; None: the usual ones
+    authorities = os.environ.get("AWS_CA_BUNDLE")  # as for boto3; None: the usual ones
     answer = requests.get(link, timeout=TIMEOUT, allow_redirects=False, verify=authorities)
     if answer.status_code != 200:
         raise storage.StorageError(f"S3 answers {answer.status_code}: {answer.text[:300]}")
@@ -108,7 +108,8 @@ def follow(link: str) -> None:
 
 
 def remove(job: Job) -> None:
-    """Twice, since the image of a text job is removed as well, and is not there."""
+    """Deletes the objects twice: S3 must also accept the deletion of an object that is not there, such as the
+    image of a text job."""
     keys = [job.input_key, job.poster_key, job.video_key]
     with right("DeleteObject", "inputs/ and videos/"):
         storage.delete(keys)
@@ -143,7 +144,7 @@ class Command(BaseCommand):
         for name, check in CHECKS.items():
             try:
                 self.stdout.write(f"{name}: {check() or 'ok'}")
-            except (health.Trouble, Error) as trouble:  # also that Django refuses its version
+            except (health.Trouble, Error) as trouble:  # also for a version that Django refuses
                 failed += 1
                 self.stdout.write(f"{name}: {str(trouble).strip()}")
         if failed:

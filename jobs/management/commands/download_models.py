@@ -56,7 +56,7 @@ class Command(BaseCommand):
 
     def _download(self, host: Host, files: list[ModelFile]) -> None:
         total, have = sum(file.size for file in files), sum(size_of(file.partial) for file in files)
-        # On a terminal; a log gets a line for each file.
+        # The bar is shown only on a terminal; a log gets a line for each file.
         with tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=None) as bar:
             for file in files:
                 bar.set_description(file.path.name)

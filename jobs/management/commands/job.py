@@ -27,7 +27,7 @@ class Command(BaseCommand):
 
 
 def facts(job: Job) -> dict[str, Any]:
-    """The row, by name; what is empty is left out."""
+    """The fields of the row, by name; empty ones are left out."""
     row = model_to_dict(job) | {"id": str(job.pk), "key": str(job.key or "environment")}
     row |= {"engine": job.engine and job.engine.name}
     row |= {

@@ -1,4 +1,4 @@
-"""``manage.py logged migrate check_setup``: commands, whose words go to the log."""
+"""``manage.py logged migrate check_setup``: runs commands and puts what they say into the log."""
 
 import logging
 import sys
@@ -28,7 +28,7 @@ class Lines:
 
 
 class Command(BaseCommand):
-    requires_system_checks = ()  # the commands have their own
+    requires_system_checks = ()  # each command runs its own checks
     help = "Runs commands without arguments, one after the other, and puts what they say into the log."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -43,5 +43,5 @@ class Command(BaseCommand):
                 logger.error("%s: %s", name, error)
                 sys.exit(getattr(error, "returncode", 1))
             except Exception:
-                logger.exception("%s failed: %s", name, lines.begun.strip())  # the migration that it was at
+                logger.exception("%s failed: %s", name, lines.begun.strip())  # the line names the migration
                 sys.exit(1)

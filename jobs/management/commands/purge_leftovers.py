@@ -71,7 +71,7 @@ class Command(BaseCommand):
                 try:
                     if not dry_run:
                         leftover.remove()
-                except OSError as error:  # of another user, perhaps
+                except OSError as error:  # perhaps it belongs to another user
                     self.stderr.write(f"{leftover.name} stays: {error.strerror}")
                     continue
                 self.stdout.write(leftover.name)
@@ -89,7 +89,8 @@ def objects(before: datetime) -> Iterator[Leftover]:
     for prefix in ("inputs/", "videos/"):
         old = (key for key, written in storage.listed(prefix) if written < before and owner(key))
         while batch := list(islice(old, BATCH)):
-            # The rows are read after the objects were listed: a video that is being published is younger.
+            # The rows are read after the objects were listed. A video that is just being published is too
+            # young for the list.
             owners = {key: job_id for key in batch if (job_id := owner(key))}
             jobs, known = Job.objects.in_bulk(owners.values()), Tombstone.objects.known(owners.values())
             for key, job_id in owners.items():

@@ -9,7 +9,7 @@ from jobs.workers.cluster import run
 
 
 class Command(BaseCommand):
-    requires_system_checks = ()  # of the web's addresses and pages, which a worker has no use for
+    requires_system_checks = ()  # they check the web's addresses and pages, which a worker does not use
     help = "Runs a django-q2 cluster: 'render' drives one ComfyUI, 'publish' brings videos to S3."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -7,5 +7,5 @@ from jobs.operators.admin import engines, jobs, keys
 
 __all__ = ["engines", "jobs", "keys"]
 
-# Whoever may add a task of django-q2 can run any code; and these rows say nothing that a job's do not.
+# Whoever may add a task of django-q2 can run any code. Its rows show nothing that a job's page does not show.
 admin.site.unregister([Failure, OrmQ, Schedule, Success])

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 @admin.register(Engine)
 class EngineAdmin(ReadOnlyAdmin):
     list_display = ("name", "state", "version", "seen_at", "worker", "missing")
-    exclude = ("url", "ready")  # what may hold a password, and what the state says
+    exclude = ("url", "ready")  # the URL may hold a password, and ``state`` says whether it is ready
     readonly_fields = ("address", "state")
     actions = ("remove",)
 

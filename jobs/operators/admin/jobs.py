@@ -60,7 +60,7 @@ class EventInline(admin.TabularInline):
 
 
 class BoundedPaginator(Paginator):
-    """Counts no more than MOST rows; of the whole table Postgres has an estimate."""
+    """Counts at most MOST rows. For the whole table it shows the estimate that Postgres keeps."""
 
     MOST = 10_000
 
@@ -125,7 +125,8 @@ class JobAdmin(ReadOnlyAdmin):
         return ("-created_at", "-id")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        """Only those of our filters. Django would allow more, as a regular expression over all prompts."""
+        """Only the lookups of our filters. Django would allow others, such as a regular expression over all
+        prompts."""
         return lookup in LOOKUPS
 
     def get_search_results(self, request: HttpRequest, jobs: Any, text: str) -> tuple[Any, bool]:
@@ -251,8 +252,8 @@ class JobAdmin(ReadOnlyAdmin):
     def _confirm(
         self, request: HttpRequest, jobs: JobQuerySet, action: str, question: str
     ) -> TemplateResponse | None:
-        """The page that asks whether this is meant. None if the answer was yes, or if there is no job to do
-        it to."""
+        """The page that asks the operator to confirm the action. None if that is done, or if the action does
+        not apply to any of the jobs."""
         count = jobs.count()
         if "confirmed" in request.POST or not count:
             return None
