@@ -1,8 +1,8 @@
 """What ComfyUI's answers mean: the errors that the driver raises, the values that it gives, and how statuses,
-refused prompts and entries of the history are judged. No network.
+refused prompts and entries of the history are judged. Nothing here uses the network.
 
-As ComfyUI 0.3.64 answers, and newer ones where they differ (its ``server.py`` and ``execution.py``). Which
-versions were tried stands in ``docs/operations.md``.
+It follows ComfyUI 0.3.64, and newer versions where they differ (its ``server.py`` and ``execution.py``). The
+versions that were tried are in ``docs/operations.md``.
 """
 
 import re
@@ -17,7 +17,7 @@ from comfy.presets import MODEL_FOLDERS, Graph
 
 TRIED = ("0.3.64", "0.4.0", "0.10.0", "0.20.1", "0.27.0", "0.33.0")  # of ComfyUI: docs/operations.md
 NO_COMFYUI = "What answers at COMFYUI_URL is not ComfyUI, or something in front of it answers in its place."
-UNFIT = {  # statuses that are about the server, whoever asks: what an operator can do
+UNFIT = {  # statuses that are about the server and never about a job, with a sentence for the operator
     401: "ComfyUI, or a server in front of it, asks for a password: COMFYUI_URL can hold one.",
     404: NO_COMFYUI,
     405: NO_COMFYUI,
@@ -25,7 +25,7 @@ UNFIT = {  # statuses that are about the server, whoever asks: what an operator 
     408: "A server in front of ComfyUI waits too short a time.",
     429: "A server in front of ComfyUI lets too few requests through.",
 }
-# How torch, CUDA, the host and ComfyUI say it: by a class of its own, or by the text alone.
+# How torch, CUDA, the host and ComfyUI report these errors: by the name of a class, or by the text alone.
 MEMORY = re.compile(
     "OutOfMemoryError|MemoryError|out of memory|not enough memory|allocate memory|Allocation on device"
     "|ALLOC_FAILED|HostBuffer.read_file_slice failed|paging file|cuDNN algorithm",
@@ -37,8 +37,8 @@ NO_ACCESS = re.compile("Permission denied|Read-only file system")
 
 
 class ComfyError(Exception):
-    """``message`` is one plain sentence, without addresses and paths; of ``detail`` the first line is for the
-    log, and all for operators, since it may quote the prompt."""
+    """``message`` is one plain sentence, without addresses and paths. ``detail`` is for operators. Only its
+    first line goes to the log, since the rest may quote the prompt."""
 
     def __init__(self, message: str, detail: str = ""):
         super().__init__(f"{message} {detail}".strip())
@@ -48,7 +48,7 @@ class ComfyError(Exception):
 
 
 class Unreachable(ComfyError):
-    """No answer, or one that only a server in trouble gives. Says nothing about any prompt."""
+    """No answer, or one that only a server in trouble gives. It says nothing about any prompt."""
 
 
 class Unfit(Unreachable):
@@ -70,7 +70,7 @@ class Refused(ComfyError):
 
 
 class Lacking(Refused):
-    """It would, if it had a model file or a node that this one lacks: ``what``."""
+    """ComfyUI would take the graph if it had the model file or node ``what``."""
 
     def __init__(self, message: str, detail: str, what: str):
         super().__init__(message, detail)
@@ -83,7 +83,7 @@ class FileGone(ComfyError):
 
 @dataclass(frozen=True)
 class Queue:
-    """Who waits and who runs, by prompt id; the value is our mark, or None for other people's prompts."""
+    """The prompts that run and that wait, by prompt id. The value is our mark, or None for other people's."""
 
     running: dict[str, str | None]
     pending: dict[str, str | None]
@@ -164,7 +164,7 @@ def decoded(response: requests.Response) -> Any:
 
 @contextmanager
 def shape(path: str) -> Iterator[None]:
-    """Around the reading of an answer, which may have another shape than ComfyUI's: then it raises Unfit."""
+    """For the code that reads an answer: raises Unfit if the answer has another shape than ComfyUI's."""
     try:
         yield
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
@@ -172,7 +172,7 @@ def shape(path: str) -> Iterator[None]:
 
 
 def own_error(response: requests.Response) -> Any:
-    """The error in ComfyUI's own words; None in an answer of something in front of it."""
+    """The error in ComfyUI's own words; None if the answer has none, as that of a server in front of it."""
     try:
         error = response.json()["error"]
         return error if isinstance(error["type"], str) and isinstance(error["message"], str) else None
@@ -189,8 +189,8 @@ def outcome(entry: dict[str, Any], folder: str) -> Rendered | Failed:
 
 
 def _saved(outputs: Any, folder: str) -> Rendered | Failed:
-    """SaveVideo's file stands under ``images``, other savers use other keys: told by its ending. Nodes put
-    other values there, too: texts, numbers, lists of lists."""
+    """Finds the video by the ending of its name: SaveVideo puts it under ``images``, other nodes use other
+    keys. Nodes put other values there, too: texts, numbers, lists of lists."""
     for item in _objects(outputs):
         name, place = str(item.get("filename")), str(item.get("subfolder"))
         if name.endswith(".mp4") and place.replace("\\", "/") == folder:
@@ -208,7 +208,7 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _failed(messages: Any) -> Failed:
-    """An error and an interruption look alike but for the last message."""
+    """An error and an interruption differ only in the last message."""
     try:
         event, data = messages[-1]
         data = dict(data)
@@ -217,7 +217,8 @@ def _failed(messages: Any) -> Failed:
     if event == "execution_interrupted":
         return Failed("interrupted", "The render was interrupted on the GPU server.", "")
     kind, message = str(data.get("exception_type", "unknown error")), str(data.get("exception_message", ""))
-    # The message can hold paths, the inputs hold the client's text: neither leaves the log.
+    # For operators only: ComfyUI's message can hold paths. The node's inputs, which can hold the client's
+    # text, are left out.
     traceback = data.get("traceback")
     detail = f"{kind}: {message}{''.join(map(str, traceback)) if isinstance(traceback, list) else ''}"
     if MEMORY.search(f"{kind} {message}"):
@@ -233,7 +234,7 @@ def _failed(messages: Any) -> Failed:
 
 
 def refusal(answer: dict[str, Any], graph: Graph) -> Refused:
-    """From the answer to a refused POST /prompt, of whatever shape its details are."""
+    """The error for the answer to a refused POST /prompt, whatever shape its details have."""
     try:
         return _reason(answer, graph)
     except (KeyError, IndexError, TypeError, AttributeError):
@@ -257,7 +258,7 @@ def _reason(answer: dict[str, Any], graph: Graph) -> Refused:
 
 
 def _unknown_node(error: dict[str, Any]) -> str | None:
-    """Its class; since 0.12 the error has a type of its own."""
+    """The class of the node, or None for another error. Since ComfyUI 0.12 this error has its own type."""
     if error.get("type") == "missing_node_type":
         return str((error.get("extra_info") or {}).get("class_type") or "of a custom pack")
     match = re.search(r"node (\S+) does not exist", error.get("message", ""))

@@ -1,9 +1,9 @@
 """ComfyUI's HTTP API, as one renderer needs it: upload, submit, look, cancel, fetch, forget.
 
 ComfyUI keeps its queue and history in memory, does not de-duplicate prompt ids, and answers a lookup of
-something unknown with an empty 200. So nothing here is an event: the caller asks for the state again and
-again and acts on what it is. ``comfy.listener`` makes that quick and adds progress. What the answers mean
-stands in ``comfy.answers``; who drives ComfyUI imports all that he needs of it from here.
+something unknown with an empty 200. So this module reports no events: the caller asks for the state again
+and again, and acts on what it finds. ``comfy.listener`` says when to ask at once, and adds progress. What the
+answers mean is in ``comfy.answers``; code that drives ComfyUI imports its names from here.
 """
 
 from collections.abc import Iterable, Iterator
@@ -62,14 +62,14 @@ MARK = "wanapi"  # our key in a prompt's extra_data
 
 
 def shown(url: str) -> str:
-    """Without its user name and password: for people, the log, and for each request that could fail."""
+    """The URL without user name and password: for people, the log, and requests, whose errors quote it."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 class Comfy:
     """One ComfyUI server. Every method raises Unreachable when it does not answer, and Unfit when what
-    answers cannot be one. For one thread only."""
+    answers cannot be ComfyUI. Each thread needs an object of its own."""
 
     def __init__(self, url: str, read_timeout: float = READ_TIMEOUT):
         self.url = shown(url).rstrip("/")
@@ -77,9 +77,9 @@ class Comfy:
         self._session = requests.Session()
         if "@" in urlsplit(url).netloc:
             user, password = get_auth_from_url(url)
-            # In UTF-8: requests itself would take text for Latin-1.
+            # As bytes in UTF-8: requests itself would encode text as Latin-1.
             self._session.auth = HTTPBasicAuth(user.encode(), password.encode())
-        self._session.trust_env = False  # a proxy of the environment is not meant for the GPU next door
+        self._session.trust_env = False  # the environment's proxy is not meant for ComfyUI
 
     def close(self) -> None:
         self._session.close()
@@ -120,7 +120,7 @@ class Comfy:
         return [name for name in classes if name not in self._json("GET", f"/object_info/{name}")]
 
     def check_prompts(self) -> None:
-        """Raises Unfit unless a prompt gets through to ComfyUI: it refuses an empty one in its own words."""
+        """Raises Unfit unless prompts get through to ComfyUI, which refuses an empty one in its own words."""
         response = self._request("POST", "/prompt", json={"prompt": {}})
         if response.status_code != 400:
             check(response)
@@ -142,13 +142,13 @@ class Comfy:
             return f"{answer['subfolder']}/{answer['name']}"
 
     def submit(self, prompt_id: str, graph: Graph, mark: str | None) -> None:
-        """Queues the graph under our prompt id. Look first: the same id twice runs twice. Raises Refused or
-        Denied if it is not taken.
+        """Queues the graph under our prompt id. Look first whether it is there already: if the same id is
+        posted twice, ComfyUI runs it twice. Raises Refused or Denied if the prompt is not taken.
 
         ``mark`` tells the prompts of jobs from other people's; a warm-up has None.
 
-        Sent without a client id: progress then goes to every socket, so that it reaches one that
-        was opened later, by this worker or by its successor.
+        The prompt is sent without a client id. So ComfyUI sends its progress to every socket, also to one
+        that is opened later, by this worker or by its successor.
         """
         body = {"prompt": graph, "prompt_id": prompt_id, "extra_data": {MARK: mark} if mark else {}}
         response = self._request("POST", "/prompt", json=body)
@@ -174,8 +174,9 @@ class Comfy:
     def result(self, prompt_id: str, folder: str) -> Rendered | Failed | None:
         """What the history says of a prompt; None if it does not know it.
 
-        Ask for the queue first: a prompt moves from pending to running to history and never back,
-        so one that is missing from both, in this order, is lost.
+        Ask for the ``queue`` before this. A prompt moves from the queue to the history and never back, so one
+        that was not in the queue, and then is not in the history, is lost. In the other order it could move
+        between the two questions, and be missed in both places although it is there.
         """
         history = self._json("GET", f"/history/{prompt_id}")
         with shape("/history"):
@@ -185,10 +186,10 @@ class Comfy:
 
     def cancel(self, prompt_id: str) -> None:
         """Takes exactly this prompt out of the queue, or interrupts it if it runs. Look again afterwards: a
-        decode runs on to its end.
+        node that decodes is not interrupted before its end.
 
-        Since 0.26 one request does both and cannot hit another prompt that begins at that moment; older
-        ones do not know it.
+        Since ComfyUI 0.26 one request does both, and cannot hit another prompt that begins at that moment.
+        Older versions do not know this request, and get two others.
         """
         response = self._request("POST", f"/api/jobs/{prompt_id}/cancel")
         if response.status_code in (404, 405):
@@ -196,7 +197,7 @@ class Comfy:
             check(self._request("POST", "/interrupt", json={"prompt_id": prompt_id}))
             return
         check(response)
-        if "cancelled" not in decoded(response):  # a page of something in front of it
+        if "cancelled" not in decoded(response):  # something in front of it answered
             raise Unfit(NO_COMFYUI, f"POST /api/jobs/.../cancel: {response.status_code}")
 
     def forget(self, prompt_id: str) -> None:
@@ -208,13 +209,13 @@ class Comfy:
         check(self._request("POST", "/free", json={"unload_models": True, "free_memory": True}))
 
     def has_space(self) -> bool:
-        """Whether a file of a video's size can be written there; it stays, among the temporary ones."""
+        """Whether ComfyUI can write a file of a video's size. The file stays in its temporary folder."""
         files = {"image": ("space.bin", b"\0" * VIDEO_ROOM)}
         data = {"type": "temp", "subfolder": "wanapi", "overwrite": "true"}
         response = self._request("POST", "/upload/image", files=files, data=data)
         if response.status_code in (500, 507):
             return False
-        if response.status_code != 413:  # a limit in front of it, which says nothing of its disk
+        if response.status_code != 413:  # 413: a server in front of it limits uploads; its disk may be fine
             check(response)
         return True
 

@@ -1,6 +1,6 @@
 """Brings model files into ComfyUI's folders. Knows nothing of Django.
 
-The host declares each file's size and SHA-256, as Hugging Face does: on the redirect to where the bytes are.
+The host declares each file's size and SHA-256, as Hugging Face does: in the headers of its redirect.
 A file gets its name only when both are right; until then it is NAME.partial, where the next run goes on.
 """
 
@@ -18,10 +18,10 @@ import requests
 
 # All files of the graphs are in this one repository; the text encoder and the VAE are those of WAN 2.1.
 BASE_URL = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
-PAUSES: tuple[float, ...] = (1, 5, 15, 30, 60)  # seconds, while tries bring nothing new
-TIMEOUT = (10, 60)  # seconds to connect, and without a byte
-CHUNK = 64 * 1024  # what a connection that breaks off may take with it
-AGAIN = (408, 425, 429, 500, 502, 503, 504)
+PAUSES: tuple[float, ...] = (1, 5, 15, 30, 60)  # seconds between tries that bring nothing new
+TIMEOUT = (10, 60)  # seconds to connect, and to wait for the next bytes
+CHUNK = 64 * 1024  # bytes, which may be lost when a connection breaks off
+AGAIN = (408, 425, 429, 500, 502, 503, 504)  # statuses after which another try may help
 
 T = TypeVar("T")
 
@@ -31,12 +31,12 @@ class Problem(Exception):
 
 
 class Broken(Exception):
-    """The connection's fault rather than the file's: worth another try."""
+    """The connection or the host failed, and not the file: another try may help."""
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """As the host declares it."""
+    """A model file as the host declares it, and where it goes."""
 
     url: str
     path: Path
@@ -96,8 +96,8 @@ class Host:
 
         self.base_url = base_url.rstrip("/")
         self._session = requests.Session()
-        self._session.headers["Accept-Encoding"] = "identity"  # sizes and ranges are those of the file
-        self._session.auth = sign  # requests takes it off again where a redirect leads to another host
+        self._session.headers["Accept-Encoding"] = "identity"  # or sizes and ranges would not be the file's
+        self._session.auth = sign  # after a redirect to another host requests does not send the token
 
     def declared(self, models: Path, folder: str, name: str) -> ModelFile:
         url = f"{self.base_url}/{folder}/{name}"
@@ -134,7 +134,7 @@ class Host:
         return answer
 
     def _fetch(self, file: ModelFile, advance: Callable[[int], Any]) -> None:
-        """From where the partial file ends to the file's end."""
+        """Downloads the file from where its partial file ends."""
         have = size_of(file.partial)
         if have == file.size:
             return
@@ -149,7 +149,7 @@ class Host:
             raise Broken(f"{file.url} broke off.")
 
     def _check_size(self, file: ModelFile, answer: requests.Response, start: int) -> None:
-        """Before gigabytes are written that cannot be right."""
+        """Raises Problem for a wrong size, before gigabytes are written in vain."""
         if answer.status_code == 206:
             right = answer.headers.get("Content-Range", "") == f"bytes {start}-{file.size - 1}/{file.size}"
         else:
@@ -173,7 +173,7 @@ class Host:
                             f"{file.url} sends more than the {file.size} bytes that its host declares."
                         )
                 target.flush()
-                os.fsync(target.fileno())  # before the rename says that it is whole
+                os.fsync(target.fileno())  # before the file gets its final name, which says that it is whole
         except requests.RequestException as error:
             raise Broken(f"{file.url} broke off ({type(error).__name__}).") from error
         except OSError as error:

@@ -1,7 +1,7 @@
-"""ComfyUI's WebSocket: progress, and a nudge to look now. Never the truth about a prompt.
+"""ComfyUI's WebSocket: progress, and a hint to look now. Nothing is decided by it.
 
 Sockets of ComfyUI fall silent in several ways while they stay open, and the end of a prompt can be missed.
-So a message only sets ``changed``, upon which the caller asks over HTTP, and it asks without it as well.
+So a message only sets ``changed``. The caller then asks over HTTP, and also does so without any message.
 """
 
 import json
@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 
 logger = logging.getLogger(__name__)
 
-SILENCE = 60  # seconds without any message after which the socket is taken for a deaf one
+SILENCE = 60  # seconds without any message after which the socket is opened anew
 RECONNECT_PAUSE = 1.0
 
 
@@ -56,7 +56,7 @@ class Listener:
                 self._listen()
             except (OSError, WebSocketException) as error:
                 logger.debug("socket: %s", error)
-            except Exception:  # a message like no other must not end all listening
+            except Exception:  # an unexpected message must not end this thread
                 logger.exception("socket")
             self.connected = False
             self._closed.wait(RECONNECT_PAUSE)

@@ -7,8 +7,8 @@ say what they are:
 * ``quality``: 20 steps, shift 8, cfg 3.5, high noise expert for steps 0-10
 * ``fast``: 4 steps with the lightx2v LoRAs, shift 5, cfg 1, high noise expert for steps 0-2
 
-``SaveVideo`` is told the codec twice, as ``codec`` and as ``format.codec``: ComfyUI moved it, and ignores the
-name that it does not know.
+``SaveVideo`` is told the codec twice, as ``codec`` and as ``format.codec``: it has one name in older versions
+of ComfyUI and the other in newer ones, and each version ignores the name that it does not know.
 """
 
 import json
@@ -111,6 +111,6 @@ def runs(missing: Collection[str]) -> list[str]:
 
 
 def lacks(missing: Collection[str], name: str) -> list[str]:
-    """What of the missing files and nodes the preset needs for any kind of job, sorted."""
+    """Those of the missing files and nodes that the preset needs for any kind of job, sorted."""
     preset = find(name)
     return sorted(set().union(*map(preset.needs, preset.kinds)) & set(missing))

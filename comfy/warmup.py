@@ -26,7 +26,7 @@ HOLDS_ALL = 64 * 1024**3
 
 
 class NotWarm(ComfyError):
-    """A graph did not run."""
+    """The graph of a warm-up did not run to its end."""
 
 
 def is_warm(comfy: Comfy, preset: Preset) -> bool:
@@ -36,19 +36,19 @@ def is_warm(comfy: Comfy, preset: Preset) -> bool:
 
 
 def chill(comfy: Comfy) -> None:
-    """After the models were unloaded."""
+    """Removes the warm-ups' entries from the history, after the models were unloaded."""
     for pair in presets.PAIRS:
         comfy.forget(prompt_id(pair))
 
 
 def prompt_id(pair: str) -> str:
-    """Of the warm-up of a preset and kind, such as ``fast/text-to-video``."""
+    """The prompt id of the warm-up of a preset and kind, such as ``fast/text-to-video``."""
     return str(uuid.uuid5(NAMESPACE, pair))
 
 
 def kinds(comfy: Comfy, preset: Preset, first: str) -> list[str]:
-    """What to warm up: the kind that is asked for first comes last, so that it is the one that is loaded. A
-    card that cannot hold all models is warmed up for this kind alone."""
+    """The kinds of job to warm up. ``first``, the kind that is needed first, comes last, so that its models
+    are the ones that stay loaded. A card that cannot hold all models is warmed up for this kind alone."""
     others = [kind for kind in preset.kinds if kind != first]
     return [*others, first] if comfy.system().memory >= HOLDS_ALL else [first]
 
@@ -56,7 +56,7 @@ def kinds(comfy: Comfy, preset: Preset, first: str) -> list[str]:
 def warm_up(comfy: Comfy, preset: Preset, kinds: list[str]) -> Iterator[tuple[str, float]]:
     """Yields each kind of job with the seconds that its warm-up took. Raises ComfyError.
 
-    The prompts do not bear our mark, and wait their turn like anybody's.
+    The prompts do not bear our mark, and wait their turn like other people's.
     """
     png = io.BytesIO()
     Image.new("RGB", preset.size, "grey").save(png, "PNG")
@@ -71,7 +71,7 @@ def warm_up(comfy: Comfy, preset: Preset, kinds: list[str]) -> Iterator[tuple[st
 
 
 def _run(comfy: Comfy, prompt_id: str, graph: Graph) -> None:
-    if prompt_id not in comfy.queue():  # a predecessor's may run still
+    if prompt_id not in comfy.queue():  # a predecessor's warm-up may still run
         comfy.forget(prompt_id)
         comfy.submit(prompt_id, graph, mark=None)
     deadline = time.monotonic() + PATIENCE

@@ -24,7 +24,7 @@ def build(preset: Preset, *, kind: str, prompt: str, seed: int, prefix: str, ima
 
 def warm_up(preset: Preset, *, kind: str, seed: int, prefix: str, image: str) -> Graph:
     """The same graph with one step of each expert and five frames: it loads all that a job needs. The seed
-    must be new each time: ComfyUI would run no node again whose inputs it has seen, and load nothing."""
+    must be new each time: ComfyUI does not run a node again with the same inputs, and would load nothing."""
     graph = build(preset, kind=kind, prompt=f"warm-up {seed}", seed=seed, prefix=prefix, image=image)
     for step, name in enumerate(preset.samplers):
         graph[name]["inputs"] |= {"steps": 2, "start_at_step": step, "end_at_step": step + 1}
@@ -35,7 +35,7 @@ def warm_up(preset: Preset, *, kind: str, seed: int, prefix: str, image: str) ->
 
 
 def escape(prompt: str) -> str:
-    """Brackets are weights in ComfyUI's prompt syntax; a client means them as text."""
+    """Escapes brackets, which set weights in ComfyUI's prompt syntax; a client means them as text."""
     return prompt.replace("(", r"\(").replace(")", r"\)")
 
 

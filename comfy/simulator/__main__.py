@@ -56,7 +56,7 @@ def main() -> None:
     directory = (options.directory or Path(tempfile.mkdtemp(prefix="comfy-simulator-"))).resolve()
 
     def end(number: int, frame: object) -> None:
-        """At once and without a word to anyone, as ComfyUI does; only our own folder is cleared away."""
+        """Ends at once and tells nobody, as ComfyUI does; only a temporary folder of ours is removed."""
         if options.directory is None:
             shutil.rmtree(directory, ignore_errors=True)
         os._exit(128 + number)

@@ -90,7 +90,7 @@ class Server:
         return web.Response()
 
     async def post_cancel(self, request: web.Request) -> web.Response:
-        """Newer ones: pending or running, and nothing else."""
+        """In newer versions only: cancels this prompt, whether it waits or runs."""
         prompt_id = request.match_info["prompt_id"]
         running = self.state.running is not None and self.state.running[1] == prompt_id
         pending = any(item[1] == prompt_id for item in self.state.pending)
@@ -105,7 +105,7 @@ class Server:
             self.state.wake.set()
         return web.Response()
 
-    # It has run and is history.
+    # It has run and is in the history.
 
     async def get_history(self, request: web.Request) -> web.Response:
         prompt_id = request.match_info.get("prompt_id")
@@ -141,7 +141,7 @@ class Server:
             await self.read_socket(socket)
         finally:
             self.state.sockets.open.discard(socket)
-            # By the client id, whichever socket that is by now: this makes a second socket deaf.
+            # As in ComfyUI, this removes the socket that has the client id by now: a second one goes silent.
             self.state.sockets.by_client.pop(client_id, None)
         return socket
 
@@ -176,7 +176,7 @@ class Server:
         return web.json_response(self.state.models[folder])
 
     async def get_page(self, request: web.Request) -> web.Response:
-        """ComfyUI's own pages are not here. Being there for GET alone, they make an unknown POST a 405."""
+        """Stands for ComfyUI's own pages, which are not here: because of them an unknown POST gets a 405."""
         return web.Response(status=404)
 
     async def get_features(self, request: web.Request) -> web.Response:

@@ -1,7 +1,7 @@
 """What a ComfyUI keeps in memory: its queue, the prompt that runs, its history and its open sockets; and what
 the simulator adds, the faults that were ordered and a log.
 
-The routes (server.py) and the worker (worker.py) both work on it, and meet nowhere else.
+The routes (server.py) and the worker (worker.py) both work on it, and share nothing else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Faults:
     node_error: int = 0
     gpu_error: int = 0
     disk_full: int = 0
-    stall_seconds: float = 0.0  # and deaf to an interrupt
+    stall_seconds: float = 0.0  # an interrupt has no effect meanwhile
     slow_seconds: float = 0.0
     history_delay: float = 0.0
     frozen_until: float = 0.0
@@ -94,7 +94,7 @@ class Sockets:
 
     @staticmethod
     async def send_now(socket: web.WebSocketResponse, event: str, data: Any) -> None:
-        # One that has gone is taken out of the table by its own handler.
+        # A socket that has gone is taken out of the table by its own handler.
         with suppress(aiohttp.ClientError, ConnectionError, RuntimeError):
             await socket.send_json({"type": event, "data": data})
 
@@ -109,7 +109,7 @@ class State:
         self.version, self.newer = VERSIONS[like], like == "newer"
         self.sockets = Sockets()
         self.faults = Faults()
-        self.log_file = directory / "simulator.log"  # outlives us: it is the witness of kills, too
+        self.log_file = directory / "simulator.log"  # stays when we are killed: tests read it
         lines = self.log_file.read_text().splitlines() if self.log_file.exists() else []
         self.log: list[dict[str, Any]] = [json.loads(line) for line in lines]
         self.forget()
@@ -120,7 +120,7 @@ class State:
         self.pending: list[Item] = []
         self.running: Item | None = None
         self.history: dict[str, dict[str, Any]] = {}
-        self.client_id: str | None = None  # whose prompt is, or was the last to be, run
+        self.client_id: str | None = None  # the client whose prompt runs, or ran last
         self.last_node: str | None = None
         self.wake = asyncio.Event()  # tells the worker that there is something to do
         self.interrupt = asyncio.Event()  # stops the prompt that runs
@@ -144,7 +144,7 @@ class State:
         return number
 
     def put(self, item: Item) -> None:
-        self.wake.set()  # first: with equal numbers and ids the push raises, and yet has queued
+        self.wake.set()  # first: with equal numbers and ids the push raises after it has queued the item
         heapq.heappush(self.pending, item)
         self.send_status()
 

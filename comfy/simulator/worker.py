@@ -38,7 +38,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 class AcceleratorError(RuntimeError):
-    """How newer versions of torch say it, and other failures of a GPU, too."""
+    """How newer versions of torch report this, and also other failures of a GPU."""
 
     __module__ = "torch"
 
