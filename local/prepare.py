@@ -43,7 +43,7 @@ def make_admin() -> None:
 
 
 def make_bucket() -> None:
-    """Only on an endpoint of one's own; a bucket on AWS is made by its owner."""
+    """Makes the bucket, if S3_ENDPOINT_URL is set; a bucket on AWS is made by its owner."""
     from django.conf import settings
 
     if not settings.S3_ENDPOINT_URL:

@@ -40,7 +40,7 @@ class Stopped(Exception):
 
 
 def stop_on_signals() -> None:
-    """Once: while the stack is being stopped, further signals must not cut that short."""
+    """Raises Stopped on the first signal. Further ones are ignored, so that they cannot cut it short."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -21,7 +21,7 @@ from local import parts
 from local.parts import ROOT, Part
 from wanapi import values
 
-# Where this machine reaches what listens on all addresses.
+# For a server that listens on all addresses, the address by which this machine reaches it.
 THIS_MACHINE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 STARTUP = 60  # seconds that a part may take to answer
 SHUTDOWN = 9  # seconds until what does not stop is killed
@@ -32,7 +32,8 @@ class Problem(Exception):
 
 
 class Stack:
-    """One running stack with its data below ``folder``. Variables in ``given`` replace parts of it."""
+    """One running stack with its data below ``folder``. A part that the settings in ``given`` name elsewhere
+    is not started."""
 
     def __init__(self, folder: Path, given: dict[str, str]):
         self.folder = folder.resolve()
@@ -45,7 +46,7 @@ class Stack:
         self.supervisor: subprocess.Popen[bytes] | None = None
 
     def _secrets(self) -> dict[str, str]:
-        """Made once for each folder."""
+        """The stack's secrets, made once for each folder."""
         path = self.folder / "secrets.json"
         if not path.exists():
             made = {
@@ -54,7 +55,7 @@ class Stack:
             partial = path.with_suffix(".partial")
             partial.touch(mode=0o600)
             partial.write_text(json.dumps(made))
-            partial.rename(path)  # whole or not at all
+            partial.rename(path)  # so that the file is there whole or not at all
         return json.loads(path.read_text())
 
     def _settings(self, given: dict[str, str]) -> dict[str, str]:
@@ -74,7 +75,7 @@ class Stack:
             port = parts.free_port()
             self.parts["simulator"] = parts.simulator(self.folder, port=port)
             env["COMFYUI_URL"] = f"http://127.0.0.1:{port}"
-            env["ENGINE_NAME"] = "simulator"  # the port changes, the renders begun there do not
+            env["ENGINE_NAME"] = "simulator"  # the same at each start, though the port is not
             env["WARM_UP"] = "false"
             for kind in ("INPUT", "OUTPUT"):
                 env[f"COMFYUI_{kind}_DIR"] = str(self.folder / "comfyui" / kind.lower())
@@ -148,7 +149,7 @@ class Stack:
             ],
             cwd=ROOT,
             env=env,
-            start_new_session=True,  # Ctrl-C is for us, and we stop it in order
+            start_new_session=True,  # Ctrl-C must reach us alone: we stop everything in order
         )
         self._wait("s3", self.env.get("S3_ENDPOINT_URL", ""))
         self._wait("simulator", self.env["COMFYUI_URL"])
@@ -178,7 +179,7 @@ class Stack:
             ) from None
 
     def _wait(self, name: str, url: str) -> None:
-        """Until the part answers at all; parts that are not ours are not waited for."""
+        """Waits until the part gives any answer; for parts that are not ours it does not wait."""
         if name in ("s3", "simulator") and name not in self.parts:
             return
         deadline = time.monotonic() + STARTUP

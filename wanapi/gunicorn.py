@@ -1,6 +1,6 @@
 """gunicorn's configuration: ``gunicorn -c wanapi/gunicorn.py wanapi.wsgi``.
 
-Threads, since a request waits for Postgres, for S3, or for somebody's image server.
+It uses threads, since a request waits for Postgres, for S3, or for somebody's image server.
 """
 
 import json
@@ -31,10 +31,10 @@ worker_class = "wanapi.slow_clients.Worker"
 workers = settings.WEB_WORKERS
 threads = limits.THREADS
 keepalive = settings.KEEPALIVE
-# With the files that answers need, below the 1024 that a process may usually have open.
+# Together with the files that answers need, this is below the 1024 that a process may usually have open.
 worker_connections = 800
-forwarder_headers = ""  # or a client could name a SCRIPT_NAME, behind a proxy on this machine
-sendfile = False  # it would pass by wanapi/slow_clients.py
+forwarder_headers = ""  # otherwise a client could set SCRIPT_NAME through a proxy on this machine
+sendfile = False  # it would not use the socket of wanapi/slow_clients.py
 preload_app = True
 timeout = 60
 graceful_timeout = 5
@@ -51,7 +51,7 @@ def on_exit(server: Any) -> None:
 
 
 def write_error(client: socket.socket, status: int, reason: str, message: str) -> None:
-    """In JSON, as every error of the service: of requests that are no proper HTTP."""
+    """Answers a request that is not proper HTTP: in JSON, as all errors of the service are."""
     body = json.dumps({"detail": f"The request cannot be read: {reason}."})
     head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json"
     util.write_nonblock(client, f"{head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode("latin-1"))

@@ -98,7 +98,7 @@ class AdminForms:
 
 class AnyHost:
     """Pages for which ALLOWED_HOSTS does not count. Balancers and Kubernetes ask for them by the machine's
-    address, some without any Host; and no answer of theirs contains the Host."""
+    address, some without any Host header. This is safe, since the pages do not contain the Host."""
 
     HEALTH = re.compile(r"/health(/live|/ready)?/?")
     METRICS = re.compile(r"/metrics/?")

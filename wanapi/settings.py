@@ -28,7 +28,7 @@ OF_ONE_GPU = ("ENGINE_NAME", "COMFYUI_INPUT_DIR", "COMFYUI_OUTPUT_DIR", "WARM_UP
 # While `make serve` runs, it leaves its addresses here for `manage.py` in the same checkout.
 if not {"DATABASE_URL", "DATABASE_URL_FILE"} & os.environ.keys():
     served = dotenv_values(BASE_DIR / ".local" / "serve" / "env")
-    if "COMFYUI_URL" in os.environ:  # one more GPU: that of the file has another name, and other folders
+    if "COMFYUI_URL" in os.environ:  # this is for another GPU: the file's name and folders are not its own
         served = {name: value for name, value in served.items() if name not in OF_ONE_GPU}
     for name, value in served.items():  # into os.environ, where boto3 looks for its keys
         os.environ.setdefault(name, value or "")
@@ -100,7 +100,7 @@ if os.environ.get("SCRIPT_NAME", "").strip("/"):
 
 
 def engine_name() -> str:
-    """Tells the ComfyUIs of several machines apart, each of which calls its own one 127.0.0.1."""
+    """A name by COMFYUI_URL. If that is a local address, the host's name tells several machines apart."""
     parts = urlsplit(COMFYUI_URL)
     if parts.hostname in ("localhost", "127.0.0.1", "::1"):
         return f"{socket.gethostname()}:{parts.port or 80}{parts.path}"[:255]
@@ -156,12 +156,13 @@ WHITENOISE_USE_FINDERS = True  # the admin's files come straight from the packag
 
 # Security (SECURITY.md)
 
-SECURE_REDIRECT_EXEMPT = [r"^health", r"^metrics"]  # asked from within, without the proxy
+SECURE_REDIRECT_EXEMPT = [r"^health", r"^metrics"]  # these are asked from inside, not through the proxy
 if BEHIND_TLS_PROXY:
-    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")  # which the proxy must set, and overwrite
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")  # the proxy must set it in every request
     SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
-# HSTS for other names below this domain, and for the browsers' own list, is not ours to decide.
+# These ask for HSTS also for other names below this domain, and in the browsers' own list. That is for the
+# domain's owner to decide.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 # A new API key is shown by a message, which must not travel in a cookie.
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
@@ -196,12 +197,12 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)
-# Not the user name: anybody could lock the operators out.
+# Not by user name: otherwise anybody could lock the operators out.
 AXES_LOCKOUT_PARAMETERS = ["ip_address"]
 AXES_CLIENT_IP_CALLABLE = "wanapi.middleware.client_ip"
-AXES_RESET_ON_SUCCESS = False  # or whoever has some account could try another's password for ever
+AXES_RESET_ON_SUCCESS = False  # otherwise an account's owner could try others' passwords for ever
 AXES_DISABLE_ACCESS_LOG = True
-AXES_VERBOSE = False  # it would greet on every command's stderr
+AXES_VERBOSE = False  # otherwise it writes a greeting to every command's stderr
 
 TEMPLATES = [
     {
@@ -241,16 +242,16 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": [],
     "SERVE_INCLUDE_SCHEMA": False,
     "PREPROCESSING_HOOKS": ["jobs.api.schema.without_slash"],
-    "POSTPROCESSING_HOOKS": ["jobs.api.schema.without_marks"],  # its own would give each set of states a name
+    "POSTPROCESSING_HOOKS": ["jobs.api.schema.without_marks"],  # in place of its own, which names states
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"persistAuthorization": False, "validatorUrl": None},
 }
 
-# Two clusters share one queue table. A message only wakes a worker up; the job's row is the truth
-# (docs/architecture.md).
-# So it is neither timed out nor kept, and one that a dead cluster has locked comes back harmlessly.
+# Two clusters share one queue table. A message only wakes a worker up; what is true of a job is in its row
+# (docs/architecture.md). So messages are neither timed out nor kept, and a message that a dead cluster has
+# locked does no harm when it comes back.
 Q_CLUSTER = {
     "name": "wanapi",
     "orm": "default",

@@ -1,8 +1,8 @@
 """gunicorn's thread worker, made so that slow clients never hold all of its threads.
 
-gunicorn itself waits without end, in a thread, for the rest of a request and for room to send an answer; and
-in its main thread, for two seconds, until a client closes. A few dozen idle clients would stop the service.
-Here a thread waits only while few others do, and not for long.
+gunicorn itself lets a thread wait without end for the rest of a request, and for a client to read its answer;
+and its main thread waits for two seconds until a client closes. A few dozen idle clients would stop the
+service. Here only a few threads may wait for slow clients at the same time, and none for long.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from gunicorn.workers import gthread
 from wanapi import limits
 
 PROMPT = 0.2  # seconds for which any client may let a thread wait
-RATE = 65536  # bytes a second by which a client that sends or reads gets these seconds back
+RATE = 65536  # bytes that a client sends or reads for each second that it gets back, up to PROMPT
 SILENCE = 10.0  # seconds without a byte after which a slow client is given up
-WHOLE = 60.0  # seconds of waiting in one request, all together
-LINGER = 2.0  # seconds for the client to close
-UNREAD = 65536  # bytes that it may still send meanwhile
+WHOLE = 60.0  # seconds of waiting in one request, all together, after which a slow client is given up
+LINGER = 2.0  # seconds that a client has to close the connection after we closed our side
+UNREAD = 65536  # bytes that a client may still send in these seconds
 
-# Places for slow clients. Whoever sends half a head has not shown a key, and must not take the places of
-# those who send a body.
+# Places for slow clients. A client that has sent half a head has not shown an API key yet, and must not take
+# the places of clients that send a body.
 _heads = threading.BoundedSemaphore(limits.SLOW_HEADS)
 _others = threading.BoundedSemaphore(limits.SLOW_CLIENTS)
 
@@ -36,11 +36,12 @@ class Worker(gthread.ThreadWorker):
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        self.max_keepalived = self.worker_connections  # murder_pending() makes room
+        self.max_keepalived = self.worker_connections  # no limit of its own: murder_pending() makes room
 
     def murder_pending(self) -> None:
-        """At the limit of connections, closes those that have been idle longest, first those that never sent
-        anything. So nobody is turned away for idle connections, which are kept for KEEPALIVE seconds."""
+        """At the limit of connections, closes idle ones: first those on which nothing ever came, and of each
+        kind the oldest first. So no new client is turned away because of idle connections, which are kept
+        open for KEEPALIVE seconds."""
         super().murder_pending()
         while self.nr_conns >= self.worker_connections and (
             resting := self.pending_conns or self.keepalived_conns
@@ -73,9 +74,9 @@ class Worker(gthread.ThreadWorker):
 class Client:
     """A client's socket, as gunicorn uses it.
 
-    A client may let its thread wait for PROMPT seconds without more ado, and gets them back with each byte
-    that it sends or takes. One that needs longer is a slow client: it needs a place of ``slots``, of which
-    there are few, and loses it after SILENCE seconds without a byte, or WHOLE seconds in all.
+    Any client may let its thread wait for PROMPT seconds, and gets this time back as it sends or reads bytes
+    (RATE). A client that needs longer is a slow client. It then needs one of the few places in ``slots``. It
+    is given up if none is free, after SILENCE seconds without a byte, or after WHOLE seconds in all.
     """
 
     def __init__(self, connection: socket.socket):
@@ -107,11 +108,11 @@ class Client:
             self._earn(sent)
             rest = rest[sent:]
 
-    send = sendall  # what gunicorn sends with it is a "100 Continue", which has to go out whole as well
+    send = sendall  # gunicorn sends "100 Continue" with it, which has to go out whole as well
 
     def linger(self) -> None:
-        """Closes our side, and waits until the client closes: one that is cut off while it sends could lose
-        the answer. After this gunicorn's own graceful close takes no time."""
+        """Closes our side, and waits until the client closes its own: a client that is cut off while it sends
+        could lose the answer. After this, gunicorn's own graceful close does not have to wait."""
         self.slots, self._patience, self._prompt, unread = _heads, LINGER, PROMPT, UNREAD
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR)
@@ -123,7 +124,8 @@ class Client:
         self._prompt = min(self._prompt + count / RATE, PROMPT)
 
     def _wait(self, event: int) -> None:
-        """Waits until the client has sent something (POLLIN), or takes something (POLLOUT); or OSError."""
+        """Waits until the client has sent something (POLLIN) or there is room to send (POLLOUT). Raises
+        OSError if the client is given up."""
         poll = select.poll()
         poll.register(self._connection, event)
         began = time.monotonic()
@@ -142,8 +144,8 @@ class Client:
             self._patience -= time.monotonic() - began
 
     def _late(self, event: int, number: int, message: str) -> OSError:
-        """The error for a client that is given up. While a view reads the body it can answer, by ``number``
-        (jobs/api/errors.py). Everywhere else gunicorn drops the connection, and ECONNRESET is the only number
-        for which it logs no traceback."""
+        """The error for a client that is given up. While a view reads the body, the API can still answer, and
+        ``number`` says with what (jobs/api/errors.py). Everywhere else gunicorn drops the connection, and
+        ECONNRESET is the only number for which it logs no traceback."""
         answerable = self.in_body and event == select.POLLIN
         return OSError(number if answerable else errno.ECONNRESET, message)

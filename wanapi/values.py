@@ -19,7 +19,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 FLAGS = {"true": True, "yes": True, "on": True, "1": True, "t": True, "y": True}
 FLAGS |= {"false": False, "no": False, "off": False, "0": False, "f": False, "n": False}
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-# Options of DATABASE_URL beside those of libpq.
+# Options that DATABASE_URL may have for Django, beside those for libpq.
 OF_DJANGO = {"assume_role", "isolation_level", "pool", "prepare_threshold", "server_side_binding"}
 Parse = Callable[[str], Any]
 
@@ -204,7 +204,7 @@ def origins_below(text: str) -> str:
 
 
 def image_store(text: str) -> Any:
-    """``host:port`` as it is, ``network/bits:port`` as a pair."""
+    """``host:port`` stays text; ``network/bits:port`` becomes a pair of the network and the port."""
     host, _, port = text.rpartition(":")
     try:
         valid_port = number(1, 65535)(port)
@@ -252,7 +252,7 @@ def database(url: str) -> dict[str, Any]:
         "keepalives_interval": 2,
     }
     config["OPTIONS"] = patience | options
-    config["ENGINE"] = "wanapi.postgres"  # the same, with DATABASE_TIMEOUT
+    config["ENGINE"] = "wanapi.postgres"  # Django's backend, with DATABASE_TIMEOUT
     # A pooler in transaction mode (PgBouncer) loses a cursor between two of its reads.
     config["DISABLE_SERVER_SIDE_CURSORS"] = True
     return config

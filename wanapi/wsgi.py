@@ -1,6 +1,6 @@
 """The web process: gunicorn loads ``application`` once and forks, so bad settings end it at the start.
 
-So does a database that cannot be used. One that does not answer yet is no reason to leave.
+A database that cannot be used ends it as well. A database that does not answer yet does not.
 """
 
 import logging

@@ -32,7 +32,7 @@ JOBS = 20
 STEP = "0.1"  # seconds; 20 steps a job
 UPLOAD_DELAY = 1.0
 GPUS = 4
-# For the comparison 13 s a job: drawing the test card is work of the processor, which all GPUs share here.
+# To compare GPUs a job takes 13 s: the processor draws the test card, and all GPUs share it here.
 LONG_STEP, JOBS_OF_A_GPU = "0.6", 4
 
 

@@ -2,6 +2,6 @@
 
 from django.db import InterfaceError, InternalError, OperationalError
 
-# What a connection that broke, a server that is down or that does not answer in time, and a standby that
-# only reads (the InternalError) raise. Whoever meets one of these tries again later; nothing was written.
+# The errors of a connection that broke, of a server that is down or does not answer in time, and of a standby
+# that only reads (InternalError). Whoever meets one of these tries again later; nothing was written.
 AWAY = (OperationalError, InterfaceError, InternalError)

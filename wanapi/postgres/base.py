@@ -1,7 +1,7 @@
 """Django's Postgres backend, with an end to every wait.
 
 A server whose process or disk hangs keeps its connections alive, and libpq would wait for its answer for
-ever: with it the web's threads and the workers.
+ever. The web's threads and the workers would wait with it.
 """
 
 import weakref
@@ -28,7 +28,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             except psycopg.OperationalError as error:
                 if connection.pgconn.transaction_status != TransactionStatus.ACTIVE:
                     raise
-                connection.close()  # or a rollback would wait as long once more
+                connection.close()  # otherwise a rollback would wait for as long again
                 raise psycopg.OperationalError(
                     f"Postgres did not answer within {settings.DATABASE_TIMEOUT} s."
                 ) from error
@@ -38,10 +38,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
 
 def check_encoding(made: psycopg.Connection) -> None:
-    """Prompts are in all the world's scripts. Raises NotSupportedError, as Django does for a server that is
-    too old: no process starts with such a database."""
+    """Raises NotSupportedError unless the database stores UTF-8, since prompts may be in any script. Django
+    raises the same for a server that is too old: no process starts with such a database."""
     encoding = made.info.parameter_status("server_encoding")
-    if encoding is None:  # a pooler may not pass on what the server tells by itself
+    if encoding is None:  # a connection pooler may not pass it on
         [(encoding,)] = made.execute("SHOW server_encoding").fetchall()
         made.rollback()
     if encoding != "UTF8":
