@@ -19,10 +19,11 @@ COSMIC_RAY = shlex.split(os.environ.get("COSMIC_RAY", "cosmic-ray"))
 MUTANTS = int(os.environ.get("MUTANTS", "50"))
 TIMEOUT = 180  # seconds for the tests of one mutant; more is noticed, too
 # What is mutated, and the tests that must notice, the quick ones first.
+API = ("idempotency", "keys", "generate")
 PLANS = {
     "queue": (
         ["jobs/queue"],
-        ["tests/queue", "tests/workers/test_cancel.py", "tests/api/test_idempotency.py"],
+        ["tests/queue", "tests/workers/test_cancel.py", *(f"tests/api/test_{name}.py" for name in API)],
     ),
     "rendering": (["jobs/workers/rendering.py"], ["tests/workers"]),
     "denials": (

@@ -57,6 +57,13 @@ def test_position_counts_the_queued_jobs_before_this_one(api, submit):
     assert answer.json()["position"] == 2
 
 
+def test_equal_requests_make_different_videos(submit):
+    submit(), submit()
+
+    first, second = Job.objects.values_list("seed", flat=True)
+    assert first != second
+
+
 def test_a_job_keeps_its_prompt_as_sent(api, submit):
     prompt = "  Ein Kätzchen 🐈\n\ttanzt (1.5)  "
 

@@ -62,6 +62,7 @@ class TestClaim:
 
         assert claim_render(engine, images=False).job == begun
         assert claim_render(engine, images=False) is None
+        assert claim_render(engine)
 
     def test_a_render_begun_elsewhere_is_left_alone(self, engine):
         other = Engine.objects.create(name="other", url="http://other", seen_at=Now())
@@ -260,6 +261,14 @@ class TestReturned:
         job.refresh_from_db()
         assert (job.status, job.lapses) == ("queued", 1)
 
+    def test_each_pause_in_a_row_is_longer_by_one_doubling(self, engine):
+        make_job()
+        for times in (1, 2):
+            claim = claim_render(engine)
+            claim.end(causes.NO_IMAGE_YET)
+            assert claim.job.snoozes == times
+            Job.objects.update(not_before=None)
+
     def test_handing_back_counts_nothing(self, engine):
         claim = claimed(engine)
 
@@ -312,6 +321,16 @@ class TestEngine:
         engines.report_well(taken, version="", runs=PAIRS, lacks=[])
 
         assert claim_render(taken).job == claim.job
+
+    def test_a_file_that_vanished_takes_away_only_what_needs_it(self, engine):
+        engines.report_lacking(engine, "fast/text-to-video", "loras/x")
+
+        assert set(PAIRS) - set(Engine.objects.get().runs) == {"fast/text-to-video"}
+
+    def test_one_whose_comfyui_is_away_is_not_ready_for_its_holder_either(self, engine):
+        engines.report_unreachable(engine)
+
+        assert not engine.ready
 
     def test_a_worker_holds_one_engine_only(self, engine):
         with pytest.raises(IntegrityError), transaction.atomic():
