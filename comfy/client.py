@@ -3,7 +3,7 @@
 ComfyUI keeps its queue and history in memory, does not de-duplicate prompt ids, and answers a lookup of
 something unknown with an empty 200. So this module reports no events: the caller asks for the state again
 and again, and acts on what it finds. ``comfy.listener`` says when to ask at once, and adds progress. What the
-answers mean is in ``comfy.answers``; code that drives ComfyUI imports its names from here.
+answers mean, and the errors that the driver raises, are in ``comfy.answers``.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,14 +17,9 @@ from requests.utils import get_auth_from_url
 
 from comfy.answers import (
     NO_COMFYUI,
-    TRIED,
-    ComfyError,
-    Denied,
     Failed,
     FileGone,
-    Lacking,
     Queue,
-    Refused,
     Rendered,
     System,
     Unfit,
@@ -37,24 +32,6 @@ from comfy.answers import (
     shape,
 )
 from comfy.presets import Graph
-
-__all__ = [
-    "NO_COMFYUI",
-    "TRIED",
-    "Comfy",
-    "ComfyError",
-    "Denied",
-    "Failed",
-    "FileGone",
-    "Lacking",
-    "Queue",
-    "Refused",
-    "Rendered",
-    "System",
-    "Unfit",
-    "Unreachable",
-    "shown",
-]
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 3, 10  # seconds
 VIDEO_ROOM = 32 * 1024 * 1024  # bytes

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from PIL import Image
 
 from comfy import presets, workflow
-from comfy.client import Comfy, ComfyError, Failed, Rendered
+from comfy.answers import ComfyError, Failed, Rendered
+from comfy.client import Comfy
 from comfy.presets import Graph, Preset
 
 PATIENCE = 900.0  # seconds for one graph: models come from a disk that may be slow

@@ -25,7 +25,7 @@ PLANS = {
         ["jobs/queue"],
         ["tests/queue", "tests/workers/test_cancel.py", *(f"tests/api/test_{name}.py" for name in API)],
     ),
-    "rendering": (["jobs/workers/rendering.py"], ["tests/workers"]),
+    "rendering": (["jobs/workers/rendering.py"], ["tests/workers/test_rendering.py", "tests/workers"]),
     "denials": (
         ["jobs/workers/denials.py"],
         ["tests/workers/test_front.py::TestDenials", "tests/workers/test_front.py"],

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from django.conf import settings
 
 from comfy import warmup
-from comfy.client import Comfy, Queue, Unreachable
+from comfy.answers import Queue, Unreachable
+from comfy.client import Comfy
 from comfy.listener import Listener
 from jobs.models import Engine, Job
 from jobs.models.engine import MUST_RESTART

@@ -10,7 +10,8 @@ from django.conf import settings
 from django.db import connection
 
 from comfy import presets
-from comfy.client import Comfy, ComfyError, FileGone
+from comfy.answers import ComfyError, FileGone
+from comfy.client import Comfy
 from jobs.media import storage, video
 from jobs.models import Job
 from jobs.models.job import FINAL

@@ -12,7 +12,8 @@ from functools import partial
 from django.conf import settings
 from django.db import connection
 
-from comfy.client import Comfy, Queue, Unfit, Unreachable
+from comfy.answers import Queue, Unfit, Unreachable
+from comfy.client import Comfy
 from comfy.listener import Listener
 from jobs.models import Engine
 from jobs.models.job import FINAL

@@ -16,8 +16,7 @@ from typing import Any
 from django.conf import settings
 
 from comfy import presets, workflow
-from comfy.client import (
-    Comfy,
+from comfy.answers import (
     ComfyError,
     Denied,
     Failed,
@@ -29,6 +28,7 @@ from comfy.client import (
     Unfit,
     Unreachable,
 )
+from comfy.client import Comfy
 from comfy.listener import Listener
 from jobs.media import storage, video
 from jobs.models import Engine, Job

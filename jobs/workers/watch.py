@@ -13,7 +13,8 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
 from comfy import presets, warmup
-from comfy.client import Comfy, ComfyError, Unfit, Unreachable
+from comfy.answers import ComfyError, Unfit, Unreachable
+from comfy.client import Comfy
 from jobs.models import Job, metric
 from jobs.models.engine import DISK_FULL, GPU_FAILED, Engine
 from jobs.queue import engines

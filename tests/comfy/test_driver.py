@@ -14,7 +14,8 @@ import pytest
 import requests
 
 from comfy import presets, warmup, workflow
-from comfy.client import Comfy, Failed, FileGone, Lacking, Refused, Rendered, Unfit, Unreachable
+from comfy.answers import Failed, FileGone, Lacking, Refused, Rendered, Unfit, Unreachable
+from comfy.client import Comfy
 from comfy.listener import Listener
 from jobs.models.job import folder
 from tests.factories import picture

@@ -11,7 +11,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from websockets.sync.server import serve
 
-from comfy.client import Comfy, Unreachable, shown
+from comfy.answers import Unreachable
+from comfy.client import Comfy, shown
 from comfy.listener import Listener
 from jobs.models.engine import Engine
 from tests.factories import eventually

@@ -92,11 +92,22 @@ class Failpoints:
         setattr(owner, name, wrapper)
 
 
+def sent(_: None, connection: Any, method: str, url: str, *args: Any) -> str:
+    """A job's; the watch, in a thread of the main process, posts an empty one."""
+    job = threading.current_thread() is threading.main_thread()
+    return "prompt sent" if job and (method, url) == ("POST", "/prompt") else ""
+
+
+def put(_: None, connection: Any, data: Any, *args: Any) -> str:
+    return "upload begun" if isinstance(data, bytes) and data.startswith(b"PUT ") else ""
+
+
 def install(points: Failpoints) -> None:
     import botocore.awsrequest
     import urllib3.connection
 
-    from comfy.client import Comfy, Rendered
+    from comfy.answers import Rendered
+    from comfy.client import Comfy
     from comfy.listener import Listener
     from comfy.presets import find
     from jobs.media import storage, video
@@ -109,14 +120,6 @@ def install(points: Failpoints) -> None:
         nodes = (message.get("data") or {}).get("nodes") or {}
         first, last = ((nodes.get(name) or {}).get("value", 0) for name in samplers)
         return "last step" if last and last == nodes[samplers[1]]["max"] else "first step" if first else ""
-
-    def sent(_: None, connection: Any, method: str, url: str, *args: Any) -> str:
-        """A job's; the watch, in a thread of the main process, posts an empty one."""
-        job = threading.current_thread() is threading.main_thread()
-        return "prompt sent" if job and (method, url) == ("POST", "/prompt") else ""
-
-    def put(_: None, connection: Any, data: Any, *args: Any) -> str:
-        return "upload begun" if isinstance(data, bytes) and data.startswith(b"PUT ") else ""
 
     wrap = points.wrap
     wrap(render, "claim_render", before="before claim", after=lambda claim, *_: claim and "claimed")

@@ -10,7 +10,8 @@ import pytest
 from django.db import connection
 from django.db.models.functions import Now
 
-from comfy.client import NO_COMFYUI, Comfy, Unfit
+from comfy.answers import NO_COMFYUI, Unfit
+from comfy.client import Comfy
 from jobs.models import Event, Job
 from jobs.models.clock import seconds
 from jobs.models.engine import Engine

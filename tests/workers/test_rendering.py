@@ -2,7 +2,7 @@
 
 import pytest
 
-from comfy.client import Failed
+from comfy.answers import Failed
 from jobs.models import Job
 from jobs.queue import causes
 from jobs.queue.claim import claim_render

@@ -7,7 +7,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.template.defaultfilters import pluralize
 
 from comfy import presets
-from comfy.client import TRIED, Comfy, ComfyError, shown
+from comfy.answers import TRIED, ComfyError
+from comfy.client import Comfy, shown
 from jobs.management.arguments import add_comfyui
 
 

@@ -5,7 +5,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from comfy import presets, warmup
-from comfy.client import Comfy, ComfyError, shown
+from comfy.answers import ComfyError
+from comfy.client import Comfy, shown
 from jobs.management.arguments import add_comfyui
 from jobs.workers.hold import remove_folder
 
