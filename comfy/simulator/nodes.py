@@ -90,25 +90,31 @@ def node_table(models: dict[str, list[str]], images: list[str]) -> dict[str, Nod
 
 
 def _latent_nodes() -> dict[str, NodeClass]:
-    size = {"width": _int(832, 16, 16384), "height": _int(480, 16, 16384)}
     return {
-        "EmptyHunyuanLatentVideo": NodeClass(
-            "latent/video",
-            {**size, "length": _int(25, 1, 16384), "batch_size": _int(1, 1, 4096)},
-            ("LATENT",),
+        "EmptyHunyuanLatentVideo": NodeClass("latent/video", _size(848, 25), ("LATENT",)),
+        "WanImageToVideo": _image_to_video("clip_vision_output", "start_image"),
+        "WanFirstLastFrameToVideo": _image_to_video(
+            "clip_vision_start_image", "clip_vision_end_image", "start_image", "end_image"
         ),
-        "WanImageToVideo": NodeClass(
-            "conditioning/video_models",
-            {
-                **_conditioning(),
-                "vae": _link("VAE"),
-                **size,
-                "length": _int(81, 1, 16384),
-                "batch_size": _int(1, 1, 4096),
-            },
-            ("CONDITIONING", "CONDITIONING", "LATENT"),
-            {"clip_vision_output": _link("CLIP_VISION_OUTPUT"), "start_image": _link("IMAGE")},
-        ),
+    }
+
+
+def _image_to_video(*optional: str) -> NodeClass:
+    kinds = {name: "CLIP_VISION_OUTPUT" if name.startswith("clip_vision") else "IMAGE" for name in optional}
+    return NodeClass(
+        "conditioning/video_models",
+        {**_conditioning(), "vae": _link("VAE"), **_size(832, 81)},
+        ("CONDITIONING", "CONDITIONING", "LATENT"),
+        {name: _link(kind) for name, kind in kinds.items()},
+    )
+
+
+def _size(width: int, length: int) -> dict[str, InputSpec]:
+    return {
+        "width": _int(width, 16, 16384),
+        "height": _int(480, 16, 16384),
+        "length": _int(length, 1, 16384),
+        "batch_size": _int(1, 1, 4096),
     }
 
 

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 BARS = ("#bfbfbf", "#bfbf00", "#00bfbf", "#00bf00", "#bf00bf", "#bf0000", "#0000bf")
 DARK = "#101418"
+SMALLEST_TEXT = 8  # pixels
 LONGEST_TEXT = 1000  # characters looked at; more than this fits on no card
 
 
@@ -32,7 +33,9 @@ class Scene:
     frames: int
     text: str = ""
     seed: int = 0
+    steps: int = 0  # sampled so far
     start: Image.Image | None = None
+    end: Image.Image | None = None
 
 
 def empty_scene(inputs: dict[str, Any]) -> Scene:
@@ -79,7 +82,7 @@ def write_video(path: Path, scene: Scene, fps: float, tags: dict[str, Any]) -> N
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
         stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
         stream.codec_context.thread_count = 2
-        card = ImageCard(scene) if scene.start else BarsCard(scene, fps)
+        card = ImageCard(scene, fps) if scene.start or scene.end else BarsCard(scene, fps)
         for index in range(scene.frames):
             frame = av.VideoFrame.from_image(card.frame(index))
             container.mux(stream.encode(frame))
@@ -97,20 +100,16 @@ class BarsCard:
         self.small = font(min(height // 22, width // 38))
         self.stamp = simulated_stamp(width, self.bars_height)
         self.background = Image.new("RGB", (width, height), DARK)
-        draw = ImageDraw.Draw(self.background)
-        for index, colour in enumerate(BARS):
-            left, right = (width * i // len(BARS) for i in (index, index + 1))
-            draw.rectangle((left, 0, right - 1, self.bars_height - 1), fill=colour)
-        self._draw_words(draw)
+        self.background.paste(colour_bars(width, self.bars_height))
+        self._draw_words(ImageDraw.Draw(self.background))
 
     def _draw_words(self, draw: ImageDraw.ImageDraw) -> None:
         scene, margin = self.scene, self.scene.width // 26
         line_height = round(self.small.size * 1.35)
         top = self.bars_height + line_height // 2
-        facts = (
-            f"test card, no model ran   {scene.width}x{scene.height}   {self.fps:g} fps   seed {scene.seed}"
-        )
-        draw.text((margin, top), facts, font=self.small, fill="#8fa3b5")
+        words = facts(scene, self.fps)
+        if face := fitting(words, self.small, scene.width - 2 * margin):
+            draw.text((margin, top), words, font=face, fill="#8fa3b5")
         room = scene.height - self.ruler_height - top - 2 * line_height
         lines = wrapped(scene.text, self.small, scene.width - 2 * margin, room // line_height)
         draw.text(
@@ -150,40 +149,90 @@ class BarsCard:
 
 
 class ImageCard:
-    """The start image (covering the frame, cut in the centre), over which the frame pans slowly, and the
-    prompt's text."""
+    """The first and the last image, the one fading into the other, swaying a little; the prompt's text above,
+    the facts below.
 
-    def __init__(self, scene: Scene) -> None:
-        assert scene.start is not None  # noqa: S101 (for mypy)
-        self.scene = scene
+    The first frame is the start image exactly as the model is given it, the last frame the end image. Without
+    an end image the start image stays; without a start image the colour bars are there first. Nothing is
+    written on the row at three quarters of the height of usual sizes: there a test can see what is behind.
+    """
+
+    def __init__(self, scene: Scene, fps: float) -> None:
+        self.scene, self.fps = scene, fps
         self.small = font(min(scene.height // 18, scene.width // 30))
         self.margin = scene.width // 26
-        # An eighth larger than the frame: a pan is cut out of it, which is much quicker than a zoom.
-        self.image = covering(scene.start, scene.width * 9 // 8, scene.height * 9 // 8)
+        self.bottom = scene.height - self.margin  # of the lowest line that is free
+        self.reach = (scene.width // 32, scene.height // 32)  # of the swaying
+        size = scene.width, scene.height
+        first = covering(scene.start, *size) if scene.start else colour_bars(*size)
+        self.first = with_border(first, *self.reach)
+        self.last = with_border(covering(scene.end, *size), *self.reach) if scene.end else self.first
         self.overlay = self._overlay()
 
     def _overlay(self) -> Image.Image:
         scene, margin = self.scene, self.margin
         overlay = Image.new("RGBA", (scene.width, scene.height))
         stamp = simulated_stamp(scene.width, scene.height)
-        overlay.paste(stamp, (0, (scene.height - stamp.height) // 2))
-        lines = wrapped(scene.text, self.small, scene.width - 2 * margin, 3)
+        above = (scene.height - stamp.height) // 2
+        overlay.paste(stamp, (0, above))
+        most_lines = min(3, int((above - margin) // (self.small.size + 8)))
+        lines = wrapped(scene.text, self.small, scene.width - 2 * margin, most_lines)
         self._write(overlay, (margin, margin), "\n".join(lines), "la")
+        words = facts(scene, self.fps)
+        if face := fitting(words, self.small, scene.width - 2 * margin):
+            self._write(overlay, (margin, self.bottom), words, "ld", face)
+            self.bottom -= round(1.3 * self.small.size)
         return overlay
 
     def frame(self, index: int) -> Image.Image:
         width, height, frames = self.scene.width, self.scene.height, self.scene.frames
-        done = index / max(1, frames - 1)
-        left = round((self.image.width - width) * done)
-        top = round((self.image.height - height) * (1 - math.cos(2 * math.pi * done)) / 2)
-        image = self.image.crop((left, top, left + width, top + height))
+        done = index / (frames - 1) if frames > 1 else 1.0
+        turn = 2 * math.pi * done
+        left = round(self.reach[0] * (1 + math.sin(turn)))
+        top = round(self.reach[1] * (3 - math.cos(turn)) / 2)
+        image = self._between(done).crop((left, top, left + width, top + height))
         image.paste(self.overlay, (0, 0), self.overlay)
-        self._write(image, (width - self.margin, height - self.margin), frame_counter(index, frames), "rd")
+        self._write(image, (width - self.margin, self.bottom), frame_counter(index, frames), "rd")
         return image
 
-    def _write(self, image: Image.Image, place: tuple[int, int], text: str, anchor: str) -> None:
+    def _between(self, done: float) -> Image.Image:
+        """The first image for a third of the time, the last one for the last third, and a fade between."""
+        part = min(1.0, max(0.0, 3 * done - 1))
+        if part == 0 or self.last is self.first:
+            return self.first
+        return self.last if part == 1 else Image.blend(self.first, self.last, part)
+
+    def _write(
+        self,
+        image: Image.Image,
+        place: tuple[int, int],
+        text: str,
+        anchor: str,
+        face: ImageFont.FreeTypeFont | None = None,
+    ) -> None:
         outline: dict[str, Any] = {"stroke_width": 2, "stroke_fill": "black"}
-        ImageDraw.Draw(image).text(place, text, font=self.small, fill="white", anchor=anchor, **outline)
+        draw = ImageDraw.Draw(image)
+        draw.text(place, text, font=face or self.small, fill="white", anchor=anchor, **outline)
+
+
+def colour_bars(width: int, height: int) -> Image.Image:
+    image = Image.new("RGB", (width, height))
+    draw = ImageDraw.Draw(image)
+    for index, colour in enumerate(BARS):
+        left, right = (width * i // len(BARS) for i in (index, index + 1))
+        draw.rectangle((left, 0, right - 1, height - 1), fill=colour)
+    return image
+
+
+def with_border(image: Image.Image, across: int, down: int) -> Image.Image:
+    """With its own mirror image around it, so that a frame can move over it and never sees an edge."""
+    larger = Image.new("RGB", (image.width + 2 * across, image.height + 2 * down))
+    for column in (-1, 0, 1):
+        for row in (-1, 0, 1):
+            tile = ImageOps.mirror(image) if column else image
+            place = (across + column * image.width, down + row * image.height)
+            larger.paste(ImageOps.flip(tile) if row else tile, place)
+    return larger
 
 
 def covering(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -210,6 +259,19 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     face = ImageFont.load_default(max(6, size))
     assert isinstance(face, ImageFont.FreeTypeFont), "Pillow was built without FreeType"  # noqa: S101 (for mypy)
     return face
+
+
+def facts(scene: Scene, fps: float) -> str:
+    steps = "1 step" if scene.steps == 1 else f"{scene.steps} steps"
+    frames = "1 frame" if scene.frames == 1 else f"{scene.frames} frames"
+    size = f"{scene.width}x{scene.height}"
+    return "   ".join(("test card, no model ran", size, frames, f"{fps:g} fps", steps, f"seed {scene.seed}"))
+
+
+def fitting(text: str, face: ImageFont.FreeTypeFont, width: int) -> ImageFont.FreeTypeFont | None:
+    """The face, or a smaller one in which the text is no wider than that; None if nobody could read it."""
+    size = int(min(face.size, face.size * width / face.getlength(text)))
+    return font(size) if size >= SMALLEST_TEXT else None
 
 
 def frame_counter(index: int, frames: int) -> str:

@@ -18,7 +18,7 @@ from comfy.simulator import testcard
 from comfy.simulator.nodes import Graph
 from comfy.simulator.state import Run, State
 
-DECODE_STEPS = 3  # VAEDecode takes as long as this many steps, in silence
+ENCODE_STEPS, DECODE_STEPS = 1, 3  # the VAE takes as long as this many steps, in silence
 GPU_TIPS = (
     "This error means you ran out of memory on your GPU.\n\nTIPS: If the workflow worked before you might "
     "have accidentally set the batch_size to a large number."
@@ -211,9 +211,9 @@ class PromptWorker:
             case "EmptyHunyuanLatentVideo":
                 return Result((testcard.empty_scene(inputs),))
             case "WanImageToVideo":
-                await asyncio.sleep(self.state.seconds_per_step)  # the VAE's encoding
-                scene = replace(testcard.empty_scene(inputs), start=inputs.get("start_image"))
-                return Result((inputs["positive"], inputs["negative"], scene))
+                return await self.encode(inputs, "start_image")
+            case "WanFirstLastFrameToVideo":
+                return await self.encode(inputs, "start_image", "end_image")
             case "KSamplerAdvanced":
                 return Result((await self.sample(run, node_id, inputs),))
             case "VAEDecode":
@@ -237,6 +237,12 @@ class PromptWorker:
             for name, value in graph[node_id]["inputs"].items()
         }
 
+    async def encode(self, inputs: dict[str, Any], start: str, end: str = "") -> Result:
+        """Images by the names of their inputs; each may be missing."""
+        scene = replace(testcard.empty_scene(inputs), start=inputs.get(start), end=inputs.get(end))
+        await asyncio.sleep(ENCODE_STEPS * self.state.seconds_per_step)
+        return Result((inputs["positive"], inputs["negative"], scene))
+
     async def sample(self, run: Run, node_id: str, inputs: dict[str, Any]) -> testcard.Scene:
         faults = self.state.faults
         if faults.strikes("out_of_memory"):
@@ -245,10 +251,11 @@ class PromptWorker:
             raise AcceleratorError("CUDA error: an illegal memory access was encountered\n")
         stall, faults.stall_seconds = faults.stall_seconds, 0.0
         await asyncio.sleep(stall)
-        steps = min(inputs["end_at_step"], inputs["steps"]) - inputs["start_at_step"]
+        latents: testcard.Scene = inputs["latent_image"]
+        steps = max(0, min(inputs["end_at_step"], inputs["steps"]) - inputs["start_at_step"])
         slow, faults.slow_seconds = faults.slow_seconds, 0.0
-        await self.steps(run, node_id, steps, self.state.seconds_per_step + slow / steps)
-        scene: testcard.Scene = replace(inputs["latent_image"], text=inputs["positive"])
+        await self.steps(run, node_id, steps, self.state.seconds_per_step + slow / max(1, steps))
+        scene = replace(latents, text=inputs["positive"], steps=latents.steps + steps)
         return replace(scene, seed=inputs["noise_seed"]) if inputs["add_noise"] == "enable" else scene
 
     def out_of_memory(self) -> Exception:
