@@ -29,7 +29,12 @@ def arguments() -> argparse.Namespace:
     seconds = os.environ.get("SIMULATOR_SECONDS_PER_STEP") or "0.2"
     if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6})?", seconds, re.ASCII):
         parser.error(f"SIMULATOR_SECONDS_PER_STEP must be a number of seconds as 0.2, not {seconds!r}.")
-    parser.add_argument("--seconds-per-step", type=float, default=float(seconds))
+    parser.add_argument(
+        "--seconds-per-step",
+        type=float,
+        default=float(seconds),
+        help="of 832x480 with 81 frames; more pixels or frames take longer in proportion",
+    )
     parser.add_argument(
         "--directory", type=Path, help="for input/, output/ and temp/; default: a temporary one"
     )

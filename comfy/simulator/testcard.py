@@ -18,6 +18,7 @@ from typing import Any
 import av
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+STANDARD = 832 * 480 * 81  # pixels times frames: the request whose steps take --seconds-per-step
 BARS = ("#bfbfbf", "#bfbf00", "#00bfbf", "#00bf00", "#bf00bf", "#bf0000", "#0000bf")
 DARK = "#101418"
 SMALLEST_TEXT = 8  # pixels
@@ -36,6 +37,11 @@ class Scene:
     steps: int = 0  # sampled so far
     start: Image.Image | None = None
     end: Image.Image | None = None
+
+    @property
+    def work(self) -> float:
+        """What a step of it costs, the standard request being 1."""
+        return self.width * self.height * self.frames / STANDARD
 
 
 def empty_scene(inputs: dict[str, Any]) -> Scene:

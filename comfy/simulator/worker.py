@@ -217,7 +217,7 @@ class PromptWorker:
             case "KSamplerAdvanced":
                 return Result((await self.sample(run, node_id, inputs),))
             case "VAEDecode":
-                await asyncio.sleep(DECODE_STEPS * self.state.seconds_per_step)
+                await asyncio.sleep(DECODE_STEPS * self.seconds_per_step(inputs["samples"]))
                 if self.state.faults.strikes("node_error"):
                     raise ValueError("a fault ordered in VAEDecode")
                 return Result((inputs["samples"],))
@@ -240,7 +240,7 @@ class PromptWorker:
     async def encode(self, inputs: dict[str, Any], start: str, end: str = "") -> Result:
         """Images by the names of their inputs; each may be missing."""
         scene = replace(testcard.empty_scene(inputs), start=inputs.get(start), end=inputs.get(end))
-        await asyncio.sleep(ENCODE_STEPS * self.state.seconds_per_step)
+        await asyncio.sleep(ENCODE_STEPS * self.seconds_per_step(scene))
         return Result((inputs["positive"], inputs["negative"], scene))
 
     async def sample(self, run: Run, node_id: str, inputs: dict[str, Any]) -> testcard.Scene:
@@ -254,9 +254,12 @@ class PromptWorker:
         latents: testcard.Scene = inputs["latent_image"]
         steps = max(0, min(inputs["end_at_step"], inputs["steps"]) - inputs["start_at_step"])
         slow, faults.slow_seconds = faults.slow_seconds, 0.0
-        await self.steps(run, node_id, steps, self.state.seconds_per_step + slow / max(1, steps))
+        await self.steps(run, node_id, steps, self.seconds_per_step(latents) + slow / max(1, steps))
         scene = replace(latents, text=inputs["positive"], steps=latents.steps + steps)
         return replace(scene, seed=inputs["noise_seed"]) if inputs["add_noise"] == "enable" else scene
+
+    def seconds_per_step(self, scene: testcard.Scene) -> float:
+        return self.state.seconds_per_step * scene.work
 
     def out_of_memory(self) -> Exception:
         if self.state.newer:

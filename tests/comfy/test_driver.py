@@ -116,6 +116,8 @@ def test_a_prompt_becomes_a_video_in_the_jobs_own_folder(comfy, kind, preset):
 
 
 def test_progress_comes_over_the_socket_for_a_prompt_that_another_worker_posted(comfy, url):
+    # So that the socket is open in time; a real ComfyUI answers 405 and is slow by itself.
+    requests.post(f"{url}/simulator/faults", json={"kind": "slow", "seconds": 1}, timeout=5)
     prompt = Prompt(comfy, preset="quality").post()
     with Listener(url) as late:
         seen = []

@@ -162,7 +162,7 @@ def test_the_facts_are_those_of_the_video():
 
 
 class TestTime:
-    """On a clock that only counts; the unit is a step."""
+    """On a clock that only counts; the unit is a step of 832x480 with 81 frames."""
 
     @pytest.fixture
     def run(self, tmp_path, monkeypatch):
@@ -190,6 +190,29 @@ class TestTime:
         monkeypatch.setattr(asyncio, "sleep", sleep)
         monkeypatch.setattr(asyncio, "wait_for", wait_for)
         return lambda graph: asyncio.run(run(graph))
+
+    @pytest.mark.parametrize(
+        ("size", "part"),
+        [
+            ((832, 480, 81), 1),
+            ((480, 832, 81), 1),
+            ((416, 480, 81), 0.5),
+            ((832, 240, 81), 0.5),
+            ((1664, 960, 81), 4),
+            ((832, 480, 1), 1 / 81),
+            ((832, 480, 161), 161 / 81),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("node", "steps"),
+        [("EmptyHunyuanLatentVideo", 7), ("WanImageToVideo", 8), ("WanFirstLastFrameToVideo", 8)],
+    )
+    def test_it_is_by_pixels_and_frames(self, run, size, part, node, steps):
+        """4 steps; the VAE's decoding takes as long as 3 and its encoding as long as 1."""
+        graph = graph_of("text-to-video" if steps == 7 else "image-to-video", size)
+        size_node(graph)["class_type"] = node
+
+        assert run(graph)[0] == pytest.approx(steps * part, rel=1e-12)
 
     @pytest.mark.parametrize("split", [0, 2, 4])
     def test_the_steps_of_both_samplers_count(self, run, split):
