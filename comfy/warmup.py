@@ -37,9 +37,10 @@ def is_warm(comfy: Comfy, preset: Preset) -> bool:
 
 
 def chill(comfy: Comfy) -> None:
-    """Removes the warm-ups' entries from the history, after the models were unloaded."""
-    for pair in presets.PAIRS:
-        comfy.forget(prompt_id(pair))
+    """After the models were unloaded."""
+    for preset in presets.every():
+        for kind in preset.kinds:
+            comfy.forget(prompt_id(f"{preset.name}/{kind}"))
 
 
 def prompt_id(pair: str) -> str:
@@ -48,10 +49,12 @@ def prompt_id(pair: str) -> str:
 
 
 def kinds(comfy: Comfy, preset: Preset, first: str) -> list[str]:
-    """The kinds of job to warm up. ``first``, the kind that is needed first, comes last, so that its models
-    are the ones that stay loaded. A card that cannot hold all models is warmed up for this kind alone."""
-    others = [kind for kind in preset.kinds if kind != first]
-    return [*others, first] if comfy.system().memory >= HOLDS_ALL else [first]
+    """What to warm up: the kind that is asked for first comes last, so that it is the one that is loaded. A
+    card that cannot hold all models is warmed up for this kind alone. Of two kinds with the same files one is
+    enough."""
+    by_files = {tuple(preset.files_of(kind)): kind for kind in reversed(preset.kinds)}
+    by_files.pop(tuple(preset.files_of(first)))
+    return [*by_files.values(), first] if comfy.system().memory >= HOLDS_ALL else [first]
 
 
 def warm_up(comfy: Comfy, preset: Preset, kinds: list[str]) -> Iterator[tuple[str, float]]:
@@ -59,14 +62,14 @@ def warm_up(comfy: Comfy, preset: Preset, kinds: list[str]) -> Iterator[tuple[st
 
     The prompts do not bear our mark, and wait their turn like other people's.
     """
-    png = io.BytesIO()
-    Image.new("RGB", preset.size, "grey").save(png, "PNG")
-    png.seek(0)
-    image = comfy.upload_image(FOLDER, "input.png", png)
     for kind in kinds:
+        png = io.BytesIO()
+        Image.new("RGB", preset.kinds[kind].size, "grey").save(png, "PNG")
+        png.seek(0)
+        image = comfy.upload_image(FOLDER, "input.png", png)
         began = time.monotonic()
         seed, prefix = secrets.randbelow(2**48), f"{FOLDER}/{kind}"
-        graph = workflow.warm_up(preset, kind=kind, seed=seed, prefix=prefix, image=image)
+        graph = workflow.warm_up(preset, kind, seed=seed, prefix=prefix, image=image)
         _run(comfy, prompt_id(f"{preset.name}/{kind}"), graph)
         yield kind, time.monotonic() - began
 

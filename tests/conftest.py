@@ -104,7 +104,7 @@ def engine(db: None) -> Engine:
     """The simulator's engine, held by this process and ready."""
     held = engines.hold(name="sim", url=SIMULATOR_URL, worker=WORKER)
     assert held
-    engines.report_well(held, version="test", runs=list(presets.PAIRS), lacks=[])
+    engines.report_well(held, version="test", runs=presets.runs([]), lacks=[])
     held.refresh_from_db()
     return held
 
@@ -161,7 +161,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Renders of some minutes, which an interrupt ends at once."""
     fast = presets.find("fast")
     for name, end in zip(fast.samplers, (5000, 10000), strict=True):
-        inputs = fast.graphs["text-to-video"][name]["inputs"]
+        inputs = fast.kinds["text-to-video"].graph[name]["inputs"]
         monkeypatch.setitem(inputs, "steps", 10000)
         monkeypatch.setitem(inputs, "end_at_step", end)
 

@@ -15,6 +15,7 @@ import pytest
 from django.db.models.functions import Now
 from PIL import Image
 
+from comfy import presets
 from jobs.models import Event, Job
 from jobs.models.job import FINAL, folder
 from local.parts import ROOT
@@ -78,6 +79,12 @@ def make_job(**fields: Any) -> Job:
         Event.objects.create(job=job, kind="failed", attempt=1, render=1, at=fields["finished_at"])
     job.refresh_from_db()
     return job
+
+
+def runs(*pairs: str) -> list[str]:
+    """What an engine tells that can run these pairs, such as ``fast/text-to-video``, as they are now."""
+    named = (pair.split("/") for pair in pairs)
+    return [f"{held}/{kind}" for name, kind in named for held in (presets.find(name).reference, name)]
 
 
 def picture(

@@ -60,7 +60,14 @@ LOG_FORMAT = read("LOG_FORMAT", values.choice(*logs.FORMATS), "line")
 COMFYUI_URL = read("COMFYUI_URL", values.comfyui_url, "http://127.0.0.1:8188")
 COMFYUI_INPUT_DIR = read("COMFYUI_INPUT_DIR", values.line)
 COMFYUI_OUTPUT_DIR = read("COMFYUI_OUTPUT_DIR", values.line)
-WORKFLOW_PRESET = read("WORKFLOW_PRESET", values.choice(*presets.NAMES), presets.DEFAULT)
+PRESETS_DIR = read("PRESETS_DIR", values.line)
+try:
+    presets.load(Path(PRESETS_DIR) if PRESETS_DIR else None)
+except presets.BadPreset as error:
+    raise ImproperlyConfigured(f"PRESETS_DIR: {error}") from None
+WORKFLOW_PRESET = read("WORKFLOW_PRESET", values.choice(*presets.names()), presets.DEFAULT)
+MAX_FRAMES = number("MAX_FRAMES", 81, 5, 1001)
+MAX_PIXELS = number("MAX_PIXELS", 1280 * 720, 256 * 256, 1280 * 1280)
 WARM_UP = flag("WARM_UP", "true")
 RENDER_TIMEOUT = number("RENDER_TIMEOUT", 3600, 1, 30 * DAY)
 STALL_TIMEOUT = number("STALL_TIMEOUT", 900, 1, 30 * DAY)

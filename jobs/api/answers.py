@@ -8,6 +8,7 @@ from rest_framework import serializers
 
 from jobs.media import storage
 from jobs.models import Job
+from jobs.queue import engines
 from wanapi import timestamps
 
 TIMESTAMP = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"
@@ -30,11 +31,6 @@ class Timestamp(serializers.DateTimeField):
         super().__init__(format=timestamps.FORMAT, default_timezone=UTC, **options)
 
 
-@extend_schema_field({"type": ["string", "null"], "pattern": TIMESTAMP})
-class TimestampOrNull(Timestamp):
-    pass
-
-
 class ShownStatus(serializers.ChoiceField):
     def __init__(self, **options: Any):
         super().__init__(choices=list(SHOWN_AS), **options)
@@ -54,6 +50,17 @@ class VideoUrl(serializers.Field):
         return storage.link(job.video_key) if job.status == Job.Status.COMPLETED else None
 
 
+@extend_schema_field({"type": ["string", "null"], "format": "uri"})
+class PosterUrl(serializers.Field):
+    """Signed anew on every read."""
+
+    def __init__(self) -> None:
+        super().__init__(source="*", help_text="A JPEG of the first frame, at most 416 pixels wide")
+
+    def to_representation(self, job: Job) -> str | None:
+        return storage.link(job.poster_key) if job.status == Job.Status.COMPLETED else None
+
+
 @extend_schema_field({"type": ["string", "null"]})
 class ErrorText(serializers.Field):
     def __init__(self) -> None:
@@ -70,6 +77,24 @@ class Submitted(serializers.Serializer):
     status = serializers.ChoiceField(choices=["queued"], source="Status.QUEUED")  # as at the submit
     position = serializers.IntegerField(
         source="first_position", min_value=0, help_text="Position in the queue (0 = next to be processed)"
+    )
+
+
+class Preset(serializers.Serializer):
+    """One of GET /presets: what may be asked of it."""
+
+    name = serializers.CharField()
+    title = serializers.CharField()
+    description = serializers.CharField()
+    default = serializers.BooleanField(help_text="Whether it is taken when a request names none")
+    kinds = serializers.DictField(
+        child=serializers.DictField(), help_text="Each kind of job with its parameters: default and limits"
+    )
+    ready = serializers.ListField(
+        child=serializers.CharField(), help_text="The kinds that some GPU server can render now"
+    )
+    render_seconds = serializers.FloatField(
+        allow_null=True, help_text="The median of the last day's renders; null if there were none"
     )
 
 
@@ -99,11 +124,22 @@ class WholeJob(serializers.Serializer):
     position = serializers.SerializerMethodField()
     progress = serializers.IntegerField(min_value=0, max_value=100, help_text="Percent of the sampling steps")
     attempt = serializers.IntegerField(min_value=0, help_text="How often a worker took the job up")
-    created_at = Timestamp()
-    started_at = TimestampOrNull()
-    finished_at = TimestampOrNull()
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
     video_url = VideoUrl()
+    poster_url = PosterUrl()
     error = ErrorText()
+    parameters = serializers.DictField(
+        source="shown_parameters", help_text="All that it is rendered with: what was asked, or the default"
+    )
+    warnings = serializers.ListField(
+        child=serializers.CharField(), help_text="What of the request was ignored or has no effect"
+    )
+    waiting_for = serializers.SerializerMethodField(help_text="Why no GPU server can begin it now")
+
+    def get_waiting_for(self, job: Job) -> str | None:
+        return engines.hindrance(job)
 
     def get_position(self, job: Job) -> int | None:
         return job.position if job.status == Job.Status.QUEUED else None

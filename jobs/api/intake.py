@@ -7,15 +7,14 @@ accepted job has its image; if the row is refused in the end, the image is remov
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from django.conf import settings
 from django.db import IntegrityError
 from rest_framework.serializers import Serializer, ValidationError
 
-from comfy import presets
+from jobs.api import parameters
 from jobs.api.authentication import Client
 from jobs.api.errors import KeyReused
 from jobs.media import images, storage
@@ -36,9 +35,10 @@ class ImageSource(NamedTuple):
 def accept(client: Client, body: Serializer, idempotency_key: str | None) -> Job:
     """The job that this request asks for: a new one, or the earlier one with this idempotency key.
 
-    ``body`` has the request as it was sent. Once it is valid, its data are ``prompt`` and ``image``, an
-    ImageSource or None. Raises ValidationError by field, also for an image that cannot be used; KeyReused;
-    LimitReached; and what jobs.media raises: Busy, CannotRead, StorageError.
+    ``body`` has the request as it was sent. Once it is valid, its data are ``prompt``; ``image`` and
+    ``last_image``, each an ImageSource or None; and ``asked``, the parameters that were given. Raises
+    ValidationError by field, also for an image that cannot be used; KeyReused; LimitReached; and what
+    jobs.media raises: Busy, CannotRead, StorageError.
     """
     sha256 = fingerprint(body)
     if earlier := _earlier(client.key, idempotency_key, sha256):
@@ -76,30 +76,51 @@ def _earlier(key: ApiKey | None, idempotency_key: str | None, sha256: str) -> Jo
 
 def _submit(client: Client, body: Serializer, idempotency_key: str | None, sha256: str) -> Job:
     body.is_valid(raise_exception=True)
-    prompt, source = body.validated_data["prompt"], body.validated_data["image"]
-    kind = Job.Kind.IMAGE_TO_VIDEO if source else Job.Kind.TEXT_TO_VIDEO
+    data = body.validated_data
+    sources = {name: data[name] for name in ("image", "last_image") if data[name]}
+    asked = parameters.resolve(data["asked"], image="image" in sources, last_image="last_image" in sources)
     job = Job(
-        kind=kind, prompt=prompt, key=client.key, idempotency_key=idempotency_key, request_sha256=sha256
+        kind=asked.kind,
+        prompt=data["prompt"],
+        preset=asked.preset.reference,
+        seed=asked.seed,
+        parameters=asked.parameters | {"size": asked.shape},
+        warnings=parameters.of_unknown(body.initial_data.keys() - body.fields.keys(), body.fields)
+        + asked.warnings,
+        size_factor=asked.preset.scale,
+        rate_factor=asked.preset.rate,
+        has_first_image="image" in sources,
+        key=client.key,
+        idempotency_key=idempotency_key,
+        request_sha256=sha256,
     )
-    if source:
-        _store(job, _normalised(source))
+    if sources:
+        _store(job, _normalised(job, sources, asked.fit))
+    job.work = asked.work(job.parameters["size"])
     try:
         return submit(job)
     except (IntegrityError, LimitReached):
-        if source:
+        if sources:
             with suppress(storage.StorageError), storage.slot():  # purge_leftovers removes what stays
-                storage.delete([job.input_key])
+                storage.delete(job.input_keys)
         raise
 
 
-def _normalised(source: ImageSource) -> bytes:
-    try:
-        return images.normalise(source.read(), presets.find(settings.WORKFLOW_PRESET).size)
-    except images.BadImage as error:
-        raise ValidationError({source.field: [str(error)]}) from None
+def _normalised(job: Job, sources: Mapping[str, ImageSource], fit: str) -> dict[str, bytes]:
+    """The images by their keys. Where the size follows an image, it is the first one's."""
+    found = {}
+    for name, source in sources.items():
+        try:
+            png = images.normalise(source.read(), job.parameters["size"], fit)
+        except images.BadImage as error:
+            raise ValidationError({source.field: [str(error)]}) from None
+        job.parameters["size"] = "{}x{}".format(*images.size(png))
+        found[job.last_input_key if name == "last_image" else job.input_key] = png
+    return found
 
 
-def _store(job: Job, image: bytes) -> None:
-    Tombstone.objects.note(job.pk)  # so that purge_leftovers knows the image, should this process end here
+def _store(job: Job, pngs: Mapping[str, bytes]) -> None:
+    Tombstone.objects.note(job.pk)  # so that purge_leftovers knows the images, should this process end here
     with storage.slot():
-        storage.put(job.input_key, image)
+        for key, png in pngs.items():
+            storage.put(key, png)

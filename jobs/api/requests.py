@@ -10,6 +10,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ParseError
 from rest_framework.request import Request
 
+from jobs.api import parameters
 from jobs.api.answers import SHOWN_AS
 from jobs.api.intake import ImageSource
 from jobs.media.images import from_base64
@@ -29,51 +30,145 @@ class StrictCharField(serializers.CharField):
         return super().to_internal_value(data)
 
 
-@extend_schema_field(
-    {"type": "string", "minLength": 1, "maxLength": MAX_PROMPT, "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}
-)
-class PromptField(StrictCharField):
-    """1 to MAX_PROMPT characters, not counting white space at its ends, but stored as sent."""
+class TextField(StrictCharField):
+    """Up to MAX_PROMPT characters, not counting white space at its ends, but stored as sent."""
 
     def __init__(self, **options: Any):
         super().__init__(trim_whitespace=False, **options)
 
     def to_internal_value(self, data: Any) -> str:
-        prompt = super().to_internal_value(data)
-        if not 1 <= len(prompt.strip()) <= MAX_PROMPT:
+        text = super().to_internal_value(data)
+        if len(text.strip()) > MAX_PROMPT:
+            raise serializers.ValidationError(f"This must have at most {MAX_PROMPT:,} characters.")
+        if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+            raise serializers.ValidationError("This must not hold NUL characters or lone surrogates.")
+        return text
+
+
+@extend_schema_field({"type": ["string", "null"], "maxLength": MAX_PROMPT, "pattern": r"^[^\x00]*$"})
+class NegativePromptField(TextField):
+    pass
+
+
+@extend_schema_field(
+    {"type": "string", "minLength": 1, "maxLength": MAX_PROMPT, "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}
+)
+class PromptField(TextField):
+    def to_internal_value(self, data: Any) -> str:
+        if isinstance(data, str) and not 1 <= len(data.strip()) <= MAX_PROMPT:
             raise serializers.ValidationError(f"The prompt must have 1 to {MAX_PROMPT:,} characters.")
-        if "\x00" in prompt or any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise serializers.ValidationError("The prompt must not hold NUL characters or lone surrogates.")
-        return prompt
+        return super().to_internal_value(data)
+
+
+class WholeNumber(serializers.Field):
+    """A JSON number without a fraction; DRF's own field takes text and true as well."""
+
+    def __init__(self, least: int, most: int, **options: Any):
+        self.least, self.most = least, most
+        super().__init__(**options)
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, bool) or not isinstance(data, int | float) or data != data // 1:
+            raise serializers.ValidationError("This must be a whole number.")
+        if not self.least <= data <= self.most:
+            raise serializers.ValidationError(f"This must be from {self.least} to {self.most}.")
+        return int(data)
+
+    def to_representation(self, value: int) -> int:
+        return value
+
+
+class Number(serializers.Field):
+    """A JSON number."""
+
+    def __init__(self, least: int, most: int, **options: Any):
+        self.least, self.most = least, most
+        super().__init__(**options)
+
+    def to_representation(self, value: float) -> float:
+        return value
+
+    def to_internal_value(self, data: Any) -> float:
+        if isinstance(data, bool) or not isinstance(data, int | float):
+            raise serializers.ValidationError("This must be a number.")
+        if not self.least <= data <= self.most:
+            raise serializers.ValidationError(f"This must be from {self.least} to {self.most}.")
+        return data
+
+
+class ImageUrlField(StrictCharField):
+    def __init__(self, **options: Any):
+        super().__init__(
+            max_length=MAX_URL,
+            error_messages={"max_length": f"The URL must have at most {MAX_URL:,} characters."},
+            **OPTIONAL_TEXT,
+            **options,
+        )
+
+
+OPTIONAL: dict[str, Any] = {"required": False, "allow_null": True}
+OPTIONAL_TEXT: dict[str, Any] = OPTIONAL | {"allow_blank": True}
 
 
 class GenerateRequest(serializers.Serializer):
-    """The body of POST /generate."""
+    """The body of POST /generate. What depends on the preset is checked in ``jobs/api/parameters.py``."""
 
     prompt = PromptField(help_text="Text description of the video to generate")
-    image_url = StrictCharField(
-        required=False,
-        allow_null=True,
-        allow_blank=True,
-        max_length=MAX_URL,
-        error_messages={"max_length": f"The URL must have at most {MAX_URL:,} characters."},
-        help_text="URL of a reference image for image-to-video generation: PNG, JPEG or WebP",
+    image_url = ImageUrlField(
+        help_text="URL of a reference image for image-to-video generation: PNG, JPEG or WebP"
     )
     image_base64 = StrictCharField(
-        required=False,
-        allow_null=True,
-        allow_blank=True,
-        help_text="The same as Base64; takes precedence over image_url",
+        help_text="The same as Base64; takes precedence over image_url", **OPTIONAL_TEXT
     )
+    last_image_url = ImageUrlField(help_text="URL of an image for the last frame")
+    last_image_base64 = StrictCharField(
+        help_text="The same as Base64; takes precedence over last_image_url", **OPTIONAL_TEXT
+    )
+    preset = StrictCharField(help_text="A name of GET /presets", max_length=100, **OPTIONAL_TEXT)
+    seed = WholeNumber(*parameters.SEED, help_text="Drawn when absent", **OPTIONAL)
+    negative_prompt = NegativePromptField(
+        help_text="What the video should not show; the preset's own text when absent", **OPTIONAL_TEXT
+    )
+    size = StrictCharField(
+        help_text="832x480, another WIDTHxHEIGHT, 480p, 720p, or auto", max_length=20, **OPTIONAL_TEXT
+    )
+    fit = serializers.ChoiceField(
+        choices=["cut", "pad"],
+        error_messages={"invalid_choice": "This must be cut or pad."},
+        help_text="What to do with an image whose aspect is not the size's",
+        **OPTIONAL,
+    )
+    num_frames = WholeNumber(1, 10_000, help_text="4n+1, from 5", **OPTIONAL)
+    seconds = Number(0, 1000, help_text="The length in place of num_frames, at the preset's rate", **OPTIONAL)
+    fps = WholeNumber(*parameters.FPS, help_text="Playback rate; the frames are the same", **OPTIONAL)
+    steps = WholeNumber(1, 1000, help_text="Sampling steps, where the preset takes them", **OPTIONAL)
+    guidance_scale = Number(0, 100, help_text="Where the preset takes it", **OPTIONAL)
+    guidance_scale_2 = Number(
+        0, 100, help_text="Of the low noise expert; guidance_scale when absent", **OPTIONAL
+    )
+    flow_shift = Number(0, 100, help_text="Where the preset takes it", **OPTIONAL)
 
     def validate(self, data: dict[str, Any]) -> dict[str, Any]:
-        """What jobs.api.intake takes: ``prompt``, and ``image``, an ImageSource or None."""
-        image = None
-        if text := data.get("image_base64"):
-            image = ImageSource("image_base64", partial(from_base64, text))
-        elif url := data.get("image_url"):
-            image = ImageSource("image_url", partial(fetch, url))
-        return {"prompt": data["prompt"], "image": image}
+        """What jobs.api.intake takes: ``prompt``; ``image`` and ``last_image``, an ImageSource or None; and
+        ``asked``, the parameters that were given."""
+        images = {name: _image(name, data) for name in ("image", "last_image")}
+        asked = {
+            name: value for name, value in data.items() if name in PARAMETERS and value not in (None, "")
+        }
+        return {"prompt": data["prompt"], **images, "asked": asked}
+
+
+PARAMETERS = GenerateRequest().fields.keys() - {
+    *("prompt", "image_url", "image_base64", "last_image_url", "last_image_base64")
+}
+
+
+def _image(name: str, data: dict[str, Any]) -> ImageSource | None:
+    if text := data.get(f"{name}_base64"):
+        return ImageSource(f"{name}_base64", partial(from_base64, text))
+    if url := data.get(f"{name}_url"):
+        return ImageSource(f"{name}_url", partial(fetch, url))
+    return None
 
 
 def idempotency_key(request: Request) -> str | None:

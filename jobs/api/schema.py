@@ -136,6 +136,36 @@ def cancel(view: Any) -> Any:
     )(view)
 
 
+def content(view: Any) -> Any:
+    return extend_schema(
+        operation_id="content",
+        summary="The video",
+        description="A redirect to its link. Many HTTP clients send their own headers, the key too, along "
+        "with a redirect; `video_url` avoids that.",
+        parameters=[JOB_ID],
+        responses={302: OpenApiResponse(description="To the presigned link.")} | _errors(401, 404, 409, 503),
+    )(view)
+
+
+def poster(view: Any) -> Any:
+    return extend_schema(
+        operation_id="poster",
+        summary="The first frame",
+        description="A redirect to a JPEG of at most 416 pixels in width and height.",
+        parameters=[JOB_ID],
+        responses={302: OpenApiResponse(description="To the presigned link.")} | _errors(401, 404, 409, 503),
+    )(view)
+
+
+def presets(view: Any) -> Any:
+    return extend_schema(
+        operation_id="presets",
+        summary="What may be asked for",
+        description="Each preset with its kinds of job, and their parameters with defaults and limits.",
+        responses=_answers(answers.Preset(many=True), 401, 503),
+    )(view)
+
+
 def health(view: Any) -> Any:
     return extend_schema(
         operation_id="health",

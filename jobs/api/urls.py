@@ -16,6 +16,9 @@ urlpatterns = [
     re_path(r"^jobs/?$", views.JobsView.as_view()),
     re_path(r"^jobs/(?P<job_id>[^/]+)/?$", views.JobView.as_view()),
     re_path(r"^jobs/(?P<job_id>[^/]+)/cancel/?$", views.CancelView.as_view()),
+    re_path(r"^jobs/(?P<job_id>[^/]+)/content/?$", views.ContentView.as_view()),
+    re_path(r"^jobs/(?P<job_id>[^/]+)/poster/?$", views.PosterView.as_view()),
+    re_path(r"^presets/?$", views.PresetsView.as_view()),
     path("openapi.json", cache_page(3600)(SpectacularJSONAPIView.as_view()), name="schema"),
     re_path(r"^docs/?$", SpectacularSwaggerSplitView.as_view()),
 ]

@@ -1,6 +1,7 @@
 """The API. Each view: authenticate (by default), validate, act, answer."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -13,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from jobs.api import answers, intake, requests, schema
+from jobs.api import answers, intake, parameters, requests, schema
 from jobs.api.authentication import client_of
 from jobs.api.errors import Conflict, LengthRequired
 from jobs.media import storage
@@ -88,6 +89,30 @@ class JobView(View):
             job = get_job(request, job_id)  # it may have been deleted meanwhile
             raise Conflict(f"The job is {job.status}; cancel it before you delete it.")
         return Response(status=204)
+
+
+class ContentView(View):
+    """GET /jobs/{job_id}/content: to the video, by a link that is signed now."""
+
+    @schema.content
+    def get(self, request: Request, job_id: str) -> HttpResponse:
+        return redirect_to(get_job(request, job_id), lambda job: job.video_key)
+
+
+class PosterView(View):
+    """GET /jobs/{job_id}/poster: the same for its first frame."""
+
+    @schema.poster
+    def get(self, request: Request, job_id: str) -> HttpResponse:
+        return redirect_to(get_job(request, job_id), lambda job: job.poster_key)
+
+
+class PresetsView(View):
+    """GET /presets: what may be asked for."""
+
+    @schema.presets
+    def get(self, request: Request) -> Response:
+        return Response(answers.Preset(parameters.describe_all(), many=True).data)
 
 
 class CancelView(View):
@@ -174,6 +199,16 @@ class MetricsView(View):
     @schema.metrics
     def get(self, request: Request) -> HttpResponse:
         return HttpResponse(metrics.metrics(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def redirect_to(job: Job, key: Callable[[Job], str]) -> HttpResponse:
+    """Its object in S3. The signature in the link is a right of its own, so no page may pass it on."""
+    if job.status != Job.Status.COMPLETED:
+        raise Conflict(f"The job is {job.status}; there is a video when it is completed.")
+    response = HttpResponse(status=302)
+    response["Location"] = storage.link(key(job))
+    response["Referrer-Policy"] = "no-referrer"
+    return response
 
 
 def get_job(request: Request, text: str) -> Job:

@@ -31,7 +31,7 @@ def url(text: str) -> str:
 def add_comfyui(parser: argparse.ArgumentParser) -> None:
     """Adds --url and --preset: which ComfyUI is asked, and for which graphs."""
     parser.add_argument("--url", type=url, default=settings.COMFYUI_URL, help="default: COMFYUI_URL")
-    parser.add_argument("--preset", choices=presets.NAMES, default=settings.WORKFLOW_PRESET)
+    parser.add_argument("--preset", choices=presets.names(), default=settings.WORKFLOW_PRESET)
 
 
 def status(*allowed: str) -> Callable[[str], str]:

@@ -1,10 +1,10 @@
-"""The program that decodes a reference image: ``python -m jobs.media.decode SECONDS WIDTH HEIGHT``,
-the image on standard input.
+"""The program that decodes a reference image: ``python -m jobs.media.decode SECONDS SHAPE FIT``,
+the image on standard input. SHAPE is 832x480, or an area in pixels, which is then given the image's own
+aspect; FIT says what happens if the aspects differ: cut, or pad with black.
 
-What it writes is always encoded by itself, with WIDTH x HEIGHT pixels: ComfyUI does not check uploads,
-accepts truncated files, and would decode anything at full size. Exit code 0: the output is a PNG; REFUSED:
-it is a sentence for the client; TOO_MUCH: the image took all the memory that we give. Any other end is not
-the image's fault.
+What it writes is always our own encoding, and of this size: ComfyUI looks at no upload, accepts
+truncated files, and would decode anything at full size. Exit code 0: a PNG; REFUSED: a sentence for the
+client; TOO_MUCH: it took all the memory that we give. Any other end is no fault of the image.
 """
 
 import io
@@ -14,11 +14,11 @@ import struct
 import sys
 import warnings
 import zlib
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from jobs.media import colour, whole
+from jobs.media import colour, sizes, whole
 
 REFUSED, TOO_MUCH = 3, 4
 MEMORY = 1024**3  # bytes: a WebP of 40 megapixels takes 600 MB
@@ -50,6 +50,7 @@ DECODERS_RAISE = (  # for a bad image; any other error, such as AttributeError, 
     struct.error,
     zlib.error,
 )
+BLACK: dict[str, Any] = {"L": 0, "RGB": (0, 0, 0), "RGBA": (0, 0, 0, 255), "CMYK": (0, 0, 0, 255)}
 DAMAGED = "The image is damaged or incomplete."
 
 
@@ -58,14 +59,13 @@ class Refused(Exception):
 
 
 def main() -> None:
-    seconds, width, height = map(int, sys.argv[1:])
-    # The soft limit sends SIGXCPU, which the caller can tell from a SIGKILL by the kernel.
-    _limit(resource.RLIMIT_CPU, seconds, seconds + 1)
+    seconds, (shape, fit) = int(sys.argv[1]), sys.argv[2:]
+    _limit(resource.RLIMIT_CPU, seconds, seconds + 1)  # SIGXCPU is ours, SIGKILL is not
     _limit(resource.RLIMIT_AS, MEMORY, MEMORY)
     _limit(resource.RLIMIT_CORE, 0, 0)
     warnings.simplefilter("ignore")  # they are about metadata, which is dropped
     try:
-        sys.stdout.buffer.write(normalise(sys.stdin.buffer.read(), (width, height)))
+        sys.stdout.buffer.write(normalise(sys.stdin.buffer.read(), shape, fit))
     except (Refused, MemoryError) as error:
         _give_up(error)
 
@@ -88,7 +88,7 @@ def _give_up(error: Exception) -> NoReturn:
     os._exit(REFUSED)
 
 
-def normalise(data: bytes, size: tuple[int, int]) -> bytes:
+def normalise(data: bytes, shape: str, fit: str) -> bytes:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image)
@@ -96,7 +96,7 @@ def normalise(data: bytes, size: tuple[int, int]) -> bytes:
                 whole.check_png(data)
             elif image.format != "WEBP":  # a JPEG, or an MPO: a JPEG with more pictures behind it
                 whole.check_jpeg(data, _give_up)
-            small = colour.to_srgb(_shrunk(image, size), image.mode, image.info.get("icc_profile"))
+            small = colour.to_srgb(_shrunk(image, shape, fit), image.mode, image.info.get("icc_profile"))
     except UnidentifiedImageError:
         raise Refused("The image is not a PNG, JPEG or WebP file.") from None
     except DECODERS_RAISE:
@@ -125,10 +125,15 @@ def _check_memory() -> None:
         bytearray(MAX_PIXELS * PER_PIXEL)  # as much as the largest image takes
 
 
-def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The image in this width and height, turned as its EXIF tag says. It is shrunk first, to save memory."""
+def _shrunk(image: Image.Image, shape: str, fit: str) -> Image.Image:
+    """To the size that is asked for, before anything else costs memory; then turned."""
     turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    size = size[::-1] if turn in SIDEWAYS else size
+    if shape.isdigit():
+        aspect = image.width / image.height
+        width, height = sizes.of_area(int(shape), 1 / aspect if turn in SIDEWAYS else aspect)
+    else:
+        width, height = map(int, shape.split("x"))
+    size = (height, width) if turn in SIDEWAYS else (width, height)
     image.draft("RGB", size)  # lets JPEG decode at a fraction of its size
     if image.mode.startswith("I;16") or image.mode == "I":  # convert() alone would make 16 bit greys white
         image = image.point(lambda value: value * (1 / 256)).convert("L")
@@ -141,7 +146,10 @@ def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     factor = min(image.width // size[0], image.height // size[1]) // 3
     if factor > 1:  # first a quick way to about three times the size; nobody can see the difference
         image = image.reduce(factor)
-    image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+    if fit == "pad":
+        image = ImageOps.pad(image, size, Image.Resampling.LANCZOS, color=BLACK[image.mode])
+    else:
+        image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     return image.transpose(turn) if turn is not None else image
 
 

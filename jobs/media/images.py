@@ -52,9 +52,10 @@ def from_base64(text: str) -> bytes:
         raise BadImage("This is not valid Base64.") from None
 
 
-def normalise(data: bytes, size: tuple[int, int]) -> bytes:
-    """A PNG of this width and height, RGB, from a PNG, JPEG or WebP file: scaled, and cut to that shape at
-    its centre, as the model's node would do it.
+def normalise(data: bytes, shape: str, fit: str = "cut") -> bytes:
+    """A PNG in RGB from a PNG, JPEG or WebP file, scaled to a shape: 832x480, or an area in pixels with the
+    image's own aspect. If the aspects differ it is cut at its centre, as the model's node would do it, or
+    padded with black (``fit``: cut, pad).
 
     Raises BadImage and CannotRead; and Busy, at once, if IMAGE_DECODES images are decoded or wait already.
     """
@@ -62,19 +63,24 @@ def normalise(data: bytes, size: tuple[int, int]) -> bytes:
         raise Busy
     try:
         with _one_at_a_time:
-            return _decoded(data, size)
+            return _decoded(data, shape, fit)
     finally:
         _slots.release()
 
 
-def _decoded(data: bytes, size: tuple[int, int]) -> bytes:
+def size(png: bytes) -> tuple[int, int]:
+    """Width and height of a PNG that ``normalise`` made."""
+    return int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
+
+
+def _decoded(data: bytes, shape: str, fit: str) -> bytes:
     """What the decoder wrote. If it was ended by one of our own limits, the image is to blame (BadImage).
 
     Any other end is not the image's fault (CannotRead): a lower limit that the web process has, a kernel that
     needs the memory, a machine that starts no more processes, or one so busy that the decoder did not get its
     SECONDS of CPU within four times as many.
     """
-    command = [sys.executable, "-m", "jobs.media.decode", *map(str, (SECONDS, *size))]
+    command = [sys.executable, "-m", "jobs.media.decode", str(SECONDS), shape, fit]
     try:
         done = subprocess.run(  # noqa: S603 - our own program, and nothing of the client's in its command
             command, input=data, capture_output=True, cwd=ROOT, env={}, timeout=4 * SECONDS, check=False

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import av
 
-POSTER = (208, 120)  # pixels, at most
+POSTER = (416, 416)  # pixels, at most
 
 
 class Unplayable(Exception):
@@ -26,18 +26,18 @@ class Video:
     sha256: str  # hex
 
 
-def finish(source: Path, target: Path, size: tuple[int, int], frames: int, fps: int) -> Video:
+def finish(source: Path, target: Path, size: tuple[int, int], frames: tuple[int, int], fps: int) -> Video:
     """Checks ``source``, and writes it to ``target`` with its index first, so that playback begins before the
-    download ends, and without ComfyUI's metadata, which holds the client's prompt. Nothing is re-encoded.
-    Parameters and errors are those of ``check``; OSError means that our own disk failed."""
-    check(source, size, frames, fps)
+    download ends, and without ComfyUI's metadata, which holds the client's prompt. No re-encoding. What is
+    asked for, and the errors, are those of ``check``; OSError is a disk of ours."""
+    count = check(source, size, frames, fps)
     try:
         _remux(source, target)
     except av.FFmpegError as error:  # the source is whole, so our own disk failed
         raise OSError(str(error)) from error
     with target.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Video(target, target.stat().st_size, frames, sha256)
+    return Video(target, target.stat().st_size, count, sha256)
 
 
 def poster(path: Path) -> bytes:
@@ -51,9 +51,10 @@ def poster(path: Path) -> bytes:
     return jpeg.getvalue()
 
 
-def check(path: Path, size: tuple[int, int], frames: int, fps: int) -> None:
-    """Raises Unplayable, or NotAsAsked unless it is H.264 of this size in pixels, with so many frames and so
-    many of them per second. Decodes every frame, since a cut file can open and claim its full length."""
+def check(path: Path, size: tuple[int, int], frames: tuple[int, int], fps: int) -> int:
+    """Returns the number of frames. Raises Unplayable, or NotAsAsked unless it is H.264 of this size in
+    pixels, with the least to the most of ``frames``, ``fps`` of them per second. Decodes every frame, since
+    a cut file can open and claim its full length."""
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -63,11 +64,13 @@ def check(path: Path, size: tuple[int, int], frames: int, fps: int) -> None:
             found = (context.name, context.width, context.height, stream.average_rate, count)
     except (av.FFmpegError, IndexError) as error:
         raise Unplayable(str(error)) from error
-    wanted = ("h264", *size, fps, frames)
-    if count < frames:
-        raise Unplayable(f"{count} of {frames} frames")
+    least, most = frames
+    wanted = ("h264", *size, fps, min(count, most))
+    if count < least:
+        raise Unplayable(f"{count} of {least} frames")
     if found != wanted:
         raise NotAsAsked(f"{found} instead of {wanted}")
+    return count
 
 
 def _remux(source: Path, target: Path) -> None:

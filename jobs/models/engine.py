@@ -51,7 +51,8 @@ class Engine(models.Model):
     seen_at = models.DateTimeField("last answer", null=True, blank=True)
     ready = models.BooleanField("answers", default=False)
     runs = models.JSONField("can run", null=True, blank=True)  # None: its worker is of an older release
-    lacks = models.JSONField("missing files and nodes", default=list, blank=True)
+    lacks = models.JSONField("missing files and nodes", default=list, blank=True)  # of the default preset
+    missing = models.JSONField(default=list, db_default=[], blank=True)  # of all presets
     version = models.CharField(max_length=255, blank=True, default="")
     trouble = models.CharField(max_length=255, blank=True, default="")
     stuck = models.JSONField("stuck prompts", default=list, blank=True)

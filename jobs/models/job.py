@@ -26,10 +26,12 @@ SUSPECT = 2  # lapses from which on a job is rendered alone, since it may be wha
 
 ID = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 KEYS = re.compile(
-    rf"inputs/{ID}\.png|videos/{ID}/(?:0|[1-9][0-9]{{0,18}})\.(?:mp4|jpg)"
-)  # the names of our objects in S3: input_key, video_key and poster_key of Job
+    rf"inputs/{ID}(?:-last)?\.png|videos/{ID}/(?:0|[1-9][0-9]{{0,18}})\.(?:mp4|jpg)"
+)  # of objects of ours: see Job
 
 FINAL = ("completed", "failed", "cancelled")
+# Of jobs of the releases that stored none.
+BEFORE_PARAMETERS: dict[str, Any] = {"size": "832x480", "num_frames": 81, "fps": 16}
 REQUEUABLE = ("failed", "cancelled")
 
 
@@ -107,13 +109,20 @@ class Job(models.Model):
     class Kind(models.TextChoices):
         TEXT_TO_VIDEO = "text-to-video"
         IMAGE_TO_VIDEO = "image-to-video"
+        FIRST_LAST_FRAME = "first-last-frame"
 
     # What was asked for
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     kind = models.CharField(max_length=20, choices=Kind)
     prompt = models.TextField()
-    preset = models.CharField(max_length=20)
+    preset = models.CharField(max_length=64)  # a reference: its name, and a hash of its content
     seed = models.BigIntegerField()
+    parameters = models.JSONField(default=dict, db_default={}, blank=True)  # all of them, as it is rendered
+    warnings = models.JSONField(default=list, db_default=[], blank=True)  # sentences for the client
+    work = models.BigIntegerField(default=0, db_default=0)  # pixels x frames x steps; 0: not known
+    size_factor = models.PositiveSmallIntegerField(default=1, db_default=1)  # of an upscaler in the preset
+    rate_factor = models.PositiveSmallIntegerField(default=1, db_default=1)  # of an interpolator
+    has_first_image = models.BooleanField(default=False, db_default=False)  # a last frame may come alone
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     first_position = models.PositiveIntegerField(default=0)
     key = models.ForeignKey(ApiKey, null=True, blank=True, on_delete=models.PROTECT, verbose_name="API key")
@@ -262,6 +271,37 @@ class Job(models.Model):
     @property
     def input_key(self) -> str:
         return f"inputs/{self.pk}.png"
+
+    @property
+    def last_input_key(self) -> str:
+        """Of the image of the last frame."""
+        return f"inputs/{self.pk}-last.png"
+
+    @property
+    def input_keys(self) -> list[str]:
+        """Of the images that it was submitted with."""
+        first = self.kind == self.Kind.IMAGE_TO_VIDEO or self.has_first_image
+        last = self.kind == self.Kind.FIRST_LAST_FRAME
+        return [self.input_key] * first + [self.last_input_key] * last
+
+    @property
+    def preset_name(self) -> str:
+        return self.preset.partition("@")[0]
+
+    @property
+    def shown_parameters(self) -> dict[str, Any]:
+        return {"preset": self.preset_name, "seed": self.seed} | (self.parameters or BEFORE_PARAMETERS)
+
+    @property
+    def video_wanted(self) -> tuple[tuple[int, int], tuple[int, int], int]:
+        """What its video must be: width and height in pixels, the least and the most frames, and frames per
+        second. (An interpolator makes several of each frame, and of the last one perhaps not.)"""
+        asked = self.parameters or BEFORE_PARAMETERS
+        width, height = map(int, asked["size"].split("x"))
+        size = width * self.size_factor, height * self.size_factor
+        least = (asked["num_frames"] - 1) * self.rate_factor + 1
+        frames = least, asked["num_frames"] * self.rate_factor
+        return size, frames, asked["fps"] * self.rate_factor
 
     @property
     def video_key(self) -> str:

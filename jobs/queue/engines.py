@@ -4,17 +4,17 @@ Only the holder of an engine posts prompts to its ComfyUI, and only it writes th
 names the worker, so that a worker that lost the lease changes nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from comfy.presets import KINDS, PAIRS
+from comfy import presets
 from jobs.models import Engine, Job
 from jobs.models.clock import seconds
-from jobs.models.engine import EngineQuerySet
+from jobs.models.engine import EngineQuerySet, shortened
 from jobs.queue.returns import return_lapsed
 
 BATCH = 5000  # rows
@@ -74,21 +74,32 @@ def _row(engine: Engine) -> EngineQuerySet:
 # What the holder reports of an engine
 
 
-def report_well(engine: Engine, *, version: str, runs: list[str], lacks: list[str]) -> None:
+def report_well(
+    engine: Engine, *, version: str, runs: list[str], lacks: list[str], missing: Sequence[str] = ()
+) -> None:
     """Its ComfyUI answered just now, and can run these pairs of preset and kind.
 
     If the renderer reported a trouble since this look began, the row stays as it is: the next look judges
     that trouble.
     """
     _row(engine).filter(trouble=engine.trouble).update(
-        seen_at=Now(), ready=True, version=version[:255], runs=runs, lacks=lacks, trouble="", stuck=[]
+        seen_at=Now(),
+        ready=True,
+        version=version[:255],
+        runs=runs,
+        lacks=lacks,
+        missing=sorted(missing),
+        trouble="",
+        stuck=[],
     )
     engine.ready, engine.runs, engine.lacks, engine.trouble = True, runs, lacks, ""
 
 
 def report_lacking(engine: Engine, pair: str, what: str) -> None:
     """A file or node that this pair needs vanished since the last look."""
-    engine.runs = [other for other in abilities(engine) if other != pair]
+    preset, kind = pair.split("/")
+    lost = (pair, f"{preset.partition('@')[0]}/{kind}")
+    engine.runs = [other for other in abilities(engine) if other not in lost]
     _row(engine).update(runs=engine.runs, lacks=sorted({*engine.lacks, what}))
 
 
@@ -107,10 +118,10 @@ def report_sick(engine: Engine, trouble: str, stuck: Iterable[str] = ()) -> None
 
 
 def abilities(engine: Engine) -> list[str]:
-    """The pairs of preset and kind that the engine can run, such as ``quality/text-to-video``. A worker of
-    the previous release writes no ``runs``, only what its ComfyUI lacks."""
+    """The pairs of preset and kind, as in ``presets.runs``. A worker of an older release told only what its
+    ComfyUI lacks."""
     if engine.runs is None:
-        return [] if engine.lacks else list(PAIRS)
+        return [] if engine.lacks else [pair for pair in presets.runs([]) if "@" not in pair]
     return list(engine.runs)
 
 
@@ -119,7 +130,31 @@ def runnable() -> set[str]:
     return {pair for engine in Engine.objects.answering() for pair in abilities(engine)}
 
 
+def hindrance(job: Job) -> str | None:
+    """Why no engine can begin this queued job now, in a sentence; None if one can, or works on it."""
+    if job.status != Job.Status.QUEUED or job.lease_until or job.engine_id:
+        return None
+    if f"{job.preset}/{job.kind}" in runnable():
+        return None
+    answering = list(Engine.objects.answering())
+    if not answering:
+        return "No GPU server is ready."
+    try:
+        needs = presets.find(job.preset).needs(job.kind)
+    except KeyError:
+        return f"The preset {job.preset_name} was changed since, and no worker has it as it was."
+    lacking = {engine.name: sorted(needs & set(engine.missing)) for engine in answering}
+    told = [f"{name} lacks {shortened(names)}" for name, names in lacking.items() if names]
+    if not told:
+        return f"No GPU server has the preset {job.preset_name} as this service has it."
+    return f"No GPU server can render it: {'; '.join(told)}."
+
+
 def impossible(preset: str) -> list[str]:
     """The kinds of job that no engine can run now with this preset."""
     pairs = runnable()
-    return [kind for kind in KINDS if f"{preset}/{kind}" not in pairs]
+    wanted = presets.find(preset)
+    if any(pair.startswith(f"{wanted.name}@") for pair in pairs):
+        return [kind for kind in wanted.kinds if f"{wanted.reference}/{kind}" not in pairs]
+    # Workers of an older release alone: they know no versions of presets, and will be replaced soon.
+    return [] if any(pair.startswith(f"{wanted.name}/") for pair in pairs) else list(wanted.kinds)

@@ -80,6 +80,6 @@ def purge(job: Job) -> int:
         if not row.exists():
             return 0  # it was requeued, or purged by somebody else
         videos = [key for key, _ in storage.listed(f"videos/{job.pk}/") if owner(key)]
-        storage.delete([job.input_key, *videos])
+        storage.delete([*{job.input_key, *job.input_keys}, *videos])
         Tombstone.objects.note(job.pk)
         return row.delete()[1]["jobs.Job"]

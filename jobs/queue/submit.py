@@ -1,6 +1,5 @@
 """How a job gets into the queue: limits, turns, idempotency; and how an operator puts it there again."""
 
-import secrets
 from typing import Any
 
 from django.conf import settings
@@ -55,8 +54,6 @@ def submit(job: Job) -> Job:
         if job.key:
             job.key.count_one()
         job.turn = next_turn(job.key, job.priority)
-        job.preset = settings.WORKFLOW_PRESET
-        job.seed = secrets.randbelow(2**48)
         job.save(force_insert=True)
         job.refresh_from_db()
         job.first_position = job.position

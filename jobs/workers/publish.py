@@ -9,7 +9,6 @@ from pathlib import Path
 from django.conf import settings
 from django.db import connection
 
-from comfy import presets
 from comfy.answers import ComfyError, FileGone
 from comfy.client import Comfy
 from jobs.media import storage, video
@@ -49,8 +48,7 @@ def publish_one(claim: Claim) -> None:
     job = claim.job
     try:
         with rendered_file(job) as source:
-            target, preset = source.with_name("video.mp4"), presets.find(job.preset)
-            finished = video.finish(source, target, preset.size, preset.frames, preset.fps)
+            finished = video.finish(source, source.with_name("video.mp4"), *job.video_wanted)
             with uploaded(job, finished):
                 complete(claim, finished)
     except (FileGone, video.Unplayable) as error:

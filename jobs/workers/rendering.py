@@ -79,6 +79,8 @@ class Rendering:
         self.preset = presets.find(claim.job.preset)
         # A render that was begun on this engine, by us or a predecessor, may still be in ComfyUI.
         self.posted = claim.job.engine_id == engine.pk
+        self.steps = workflow.steps(self.preset, self._graph({}))
+        self.patience = workflow.patience(self.preset, claim.job.kind, claim.job.parameters)
         self.progress = 0
         self._written_at = 0.0  # when progress was last written to the row
         self._running_since: float | None = None
@@ -107,7 +109,7 @@ class Rendering:
     def post(self) -> Outcome | None:
         """Brings the job's image and its prompt into ComfyUI."""
         try:
-            self._submit(self._image())
+            self._submit(self._images())
         except storage.ObjectMissing as error:
             return self._not_posted(causes.NO_IMAGE, str(error))
         except storage.StorageError as error:
@@ -123,25 +125,25 @@ class Rendering:
             return self._not_taken(error, step, causes.NOT_TAKEN if lasting else causes.NOT_ANSWERED)
         return None
 
-    def _image(self) -> str:
-        """Uploads the job's start image and returns its path in ComfyUI; "" for a text job."""
-        if self.job.kind != Job.Kind.IMAGE_TO_VIDEO:
-            return ""
-        png = io.BytesIO(storage.get(self.job.input_key))
-        path = self.comfy.upload_image(self.job.folder, "input.png", png)
-        self.denials.passed("image", self.job.pk)
-        return path
+    def _images(self) -> dict[str, str]:
+        """Its images' paths in ComfyUI, by parameter; none for a text job."""
+        paths = {}
+        for key in self.job.input_keys:
+            name = "last_image" if key == self.job.last_input_key else "image"
+            png = io.BytesIO(storage.get(key))
+            file = "last.png" if name == "last_image" else "input.png"
+            paths[name] = self.comfy.upload_image(self.job.folder, file, png)
+            self.denials.passed("image", self.job.pk)
+        return paths
 
-    def _submit(self, image: str) -> None:
+    def _graph(self, images: dict[str, str]) -> presets.Graph:
         job = self.job
-        graph = workflow.build(
-            self.preset,
-            kind=job.kind,
-            prompt=job.prompt,
-            seed=job.seed,
-            prefix=f"{job.folder}/{job.render + 1}",
-            image=image,
-        )
+        values = {"prompt": job.prompt, "seed": job.seed, "prefix": f"{job.folder}/{job.render + 1}"}
+        return workflow.build(self.preset, job.kind, job.parameters | values | images)
+
+    def _submit(self, images: dict[str, str]) -> None:
+        job = self.job
+        graph = self._graph(images)
         self.claim.begin(self.engine, graph)
         # The next call may fail although ComfyUI took the prompt. Then the next step or claim looks for it.
         self.posted = True
@@ -180,16 +182,18 @@ class Rendering:
         if nodes != self._nodes or not connected:
             self._nodes, self._moved_at = nodes, now
         self._write_progress(now)
+        in_all, for_a_step = self.patience
+        longest, stall = settings.RENDER_TIMEOUT * in_all, settings.STALL_TIMEOUT * for_a_step
         why = ""
-        if now - self._running_since > settings.RENDER_TIMEOUT:
-            why = f"no end after {settings.RENDER_TIMEOUT} s"
-        elif now - self._moved_at > settings.STALL_TIMEOUT:
-            why = f"no progress for {settings.STALL_TIMEOUT} s"
+        if now - self._running_since > longest:
+            why = f"no end after {longest:.0f} s"
+        elif now - self._moved_at > stall:
+            why = f"no progress for {stall:.0f} s"
         return Outcome(causes.LOST, why, log=f"{why}, interrupted", prompt=Prompt.RUNNING) if why else None
 
     def _write_progress(self, now: float) -> None:
         job = self.job
-        self.progress = max(self.progress, workflow.progress(self.preset, job.kind, self._nodes))
+        self.progress = max(self.progress, workflow.progress(self.steps, self._nodes))
         if self.progress > job.progress and now - self._written_at >= WRITE_PAUSE:
             self.claim.advanced(self.progress)
             self._written_at = now
@@ -218,7 +222,7 @@ class Rendering:
         filename = f"{self.job.render}_00001_.mp4"
         try:
             with fetched(self.comfy, self.job.folder, filename) as path:
-                video.check(path, self.preset.size, self.preset.frames, self.preset.fps)
+                video.check(path, *self.job.video_wanted)
         except (FileGone, video.Unplayable, video.NotAsAsked) as error:
             logger.info("job %s: no whole file of it is left: %s", self.job, error, extra=self.job.log_fields)
             return None

@@ -129,7 +129,7 @@ class EngineWatch:
         if self._missing_nodes is None:
             comfy.check_prompts()
             self._missing_nodes = self._look_for_nodes(comfy, engine)
-        missing = [*comfy.missing(presets.FILES), *(f"node {name}" for name in self._missing_nodes)]
+        missing = [*comfy.missing(presets.files()), *(f"node {name}" for name in self._missing_nodes)]
         runs, lacks = presets.runs(missing), presets.lacks(missing, settings.WORKFLOW_PRESET)
         version = str(comfy.system())
         if engine.trouble:
@@ -142,14 +142,14 @@ class EngineWatch:
         if lacks != engine.lacks:
             names = ", ".join(lacks) or "nothing any more"
             logger.warning("engine %s: ComfyUI lacks: %s", engine.name, names)
-        engines.report_well(engine, version=version, runs=runs, lacks=lacks)
+        engines.report_well(engine, version=version, runs=runs, lacks=lacks, missing=missing)
         self._lacks = lacks
         return True
 
     def _look_for_nodes(self, comfy: Comfy, engine: Engine) -> list[str]:
         """Which nodes are missing. There is a request for each node, and the lease is renewed in between."""
         missing = []
-        for name in presets.NODES:
+        for name in presets.nodes():
             missing += comfy.missing_nodes([name])
             engines.renew(engine)
         return missing
@@ -198,10 +198,10 @@ class EngineWatch:
     def _begin_warm_up(self, comfy: Comfy, engine: Engine, runs: list[str]) -> None:
         """Begins a warm-up in a thread, for the kind of job that waits first (``warmup.kinds``)."""
         preset = presets.find(settings.WORKFLOW_PRESET)
-        kinds = [kind for kind in preset.kinds if f"{preset.name}/{kind}" in runs]
+        kinds = [kind for kind in preset.kinds if f"{preset.reference}/{kind}" in runs]
         if not kinds:
             return
-        waiting = Job.objects.to_render().filter(preset=preset.name, kind__in=kinds).in_order().first()
+        waiting = Job.objects.to_render().filter(preset=preset.reference, kind__in=kinds).in_order().first()
         order = warmup.kinds(comfy, preset, first=waiting.kind if waiting else kinds[0])
         kinds = [kind for kind in order if kind in kinds]
         self._warm = threading.Thread(target=self._warm_up, args=(engine, kinds), daemon=True)

@@ -24,7 +24,7 @@ from django.db import OperationalError, connection  # noqa: E402
 from django.db.models.functions import Now  # noqa: E402
 from django_q.models import OrmQ  # noqa: E402
 
-from comfy.presets import PAIRS  # noqa: E402
+from comfy import presets  # noqa: E402
 from jobs.models import ApiKey, Engine, Event, Job, Served, metric  # noqa: E402
 from jobs.queue import engines  # noqa: E402
 from jobs.queue.claim import claim_publish, claim_render, holding, renew  # noqa: E402
@@ -92,7 +92,7 @@ def run_share(number: int) -> None:
 def look(name: str) -> Engine:
     """Holds the engine of this name, and reports that it can run everything."""
     engine = engines.hold(name=name, url="http://-", worker=name) or sys.exit("an engine was lost")
-    engines.report_well(engine, version="-", runs=list(PAIRS), lacks=[])
+    engines.report_well(engine, version="-", runs=presets.runs([]), lacks=[])
     return engine
 
 

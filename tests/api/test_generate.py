@@ -35,7 +35,7 @@ def test_it_answers_with_exactly_the_fields_of_the_reference(api):
     assert answer.status_code == 200
     job = Job.objects.get()
     assert answer.json() == {"job_id": str(job.pk), "status": "queued", "position": 0}
-    assert (job.prompt, job.kind, job.preset) == ("A cat dancing on the moon", "text-to-video", "fast")
+    assert (job.prompt, job.kind, job.preset_name) == ("A cat dancing on the moon", "text-to-video", "fast")
 
 
 def test_it_wakes_the_render_cluster_in_the_same_transaction(api, submit):
@@ -155,7 +155,7 @@ def test_it_refuses_a_body_that_is_too_large(api, settings):
 
 
 def test_unknown_fields_are_ignored(api, submit):
-    submit(steps=5, image_url=None, image_base64="")
+    submit(stepz=5, image_url=None, image_base64="")
 
     assert Job.objects.get().kind == "text-to-video"
 

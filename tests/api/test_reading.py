@@ -135,11 +135,15 @@ class TestEverything:
             "position": None,
             "progress": 40,
             "attempt": 2,
-            "created_at": job.created_at.strftime("%Y-%m-%dT%H:%M:%S.%f"),
-            "started_at": job.started_at.strftime("%Y-%m-%dT%H:%M:%S.%f"),
+            "created_at": job.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "started_at": job.started_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "finished_at": None,
             "video_url": None,
+            "poster_url": None,
             "error": None,
+            "parameters": {"preset": "fast", "seed": 1, "size": "832x480", "num_frames": 81, "fps": 16},
+            "warnings": [],
+            "waiting_for": None,
         }
 
     def test_a_job_that_waits_in_comfyui_is_queued_at_0_and_counts_for_those_behind(self, api):

@@ -67,14 +67,16 @@ class Prompt:
         self.preset = presets.find(preset)
         self.folder = folder(uuid.UUID(self.id))
         defaults = {"prompt": "A (very: nice) cat", "seed": uuid.UUID(self.id).int % 2**48}
-        options = {"kind": kind, "prefix": f"{self.folder}/1"} | defaults | options
-        self.graph = workflow.build(self.preset, **options)
-        size = self.graph["latent" if kind == "text-to-video" else "image_to_video"]["inputs"]
-        size |= {"width": 64, "height": 64, "length": 5}
+        small = {"width": 64, "height": 64, "num_frames": 5}
+        values = {"prefix": f"{self.folder}/1"} | defaults | small | options
+        self.graph = workflow.build(self.preset, kind, values)
         if fault:
             inputs = {"images": ["decode", 0], "kind": fault, "seconds": seconds}
             self.graph["fault"] = {"class_type": "TestFault", "inputs": inputs}
             self.graph["video"]["inputs"]["images"] = ["fault", 0]
+
+    def steps(self):
+        return workflow.steps(self.preset, self.graph)
 
     def post(self):
         self.comfy.submit(self.id, self.graph, MARK)
@@ -99,13 +101,11 @@ def test_it_tells_the_version(comfy):
     assert comfy.system().was_tried
 
 
-@pytest.mark.parametrize("preset", presets.NAMES)
+@pytest.mark.parametrize("preset", presets.names())
 @pytest.mark.parametrize("kind", presets.KINDS)
 def test_a_prompt_becomes_a_video_in_the_jobs_own_folder(comfy, kind, preset):
-    prompt = Prompt(comfy, kind, preset=preset)
-    if kind == "image-to-video":
-        path = comfy.upload_image(prompt.folder, "input.png", io.BytesIO(picture()))
-        prompt.graph["image"]["inputs"]["image"] = path
+    path = comfy.upload_image("wanapi/tests", "input.png", io.BytesIO(picture()))
+    prompt = Prompt(comfy, kind, preset=preset, image=path, last_image=path)
 
     result = prompt.post().result()
 
@@ -122,9 +122,9 @@ def test_progress_comes_over_the_socket_for_a_prompt_that_another_worker_posted(
     with Listener(url) as late:
         seen = []
         while prompt.id in comfy.queue():
-            seen.append(workflow.progress(prompt.preset, prompt.kind, late.nodes(prompt.id)))
+            seen.append(workflow.progress(prompt.steps(), late.nodes(prompt.id)))
             time.sleep(0.01)
-        wait(lambda: workflow.progress(prompt.preset, prompt.kind, late.nodes(prompt.id)) == 99)
+        wait(lambda: workflow.progress(prompt.steps(), late.nodes(prompt.id)) == 99)
 
     assert seen == sorted(seen)
 
@@ -227,7 +227,7 @@ def test_a_prompt_gets_through_to_it(comfy):
 
 def test_it_tells_its_memory_and_what_nodes_it_lacks(comfy):
     assert comfy.system().memory > 1024**3
-    assert comfy.missing_nodes([*presets.NODES, "NoSuchNode"]) == ["NoSuchNode"]
+    assert comfy.missing_nodes([*presets.nodes(), "NoSuchNode"]) == ["NoSuchNode"]
 
 
 def test_a_warm_up_runs_all_nodes_each_time_and_stays_known(comfy):

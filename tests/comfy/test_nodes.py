@@ -7,7 +7,8 @@ import av
 import pytest
 
 from comfy import presets, workflow
-from comfy.client import Comfy, Refused, Rendered
+from comfy.answers import Refused, Rendered
+from comfy.client import Comfy
 from jobs.models.job import folder
 from tests.factories import eventually, picture
 from tests.stack import REAL_COMFYUI, SIMULATOR_URL
@@ -16,7 +17,7 @@ SIZE = {"width": (16, 16384), "height": (16, 16384), "length": (1, 16384), "batc
 LIMITS = {
     "latent": ("EmptyHunyuanLatentVideo", SIZE),
     "image_to_video": ("WanImageToVideo", SIZE),
-    "first_last": ("WanFirstLastFrameToVideo", SIZE),
+    "first_last_frame": ("WanFirstLastFrameToVideo", SIZE),
     "high_noise_sampler": (
         "KSamplerAdvanced",
         {
@@ -39,23 +40,14 @@ def comfy():
         yield comfy
 
 
-def graph_of(comfy, node, images=()):
+def graph_of(comfy, node, images=("image",)):
     """Its prompt id, its folder, and a small graph with that node in it."""
     prompt_id = str(uuid.uuid4())
     place = folder(uuid.UUID(prompt_id))
-    kind, size = "image-to-video", "image_to_video"
-    if node == "latent":
-        kind, size = "text-to-video", "latent"
-    image = comfy.upload_image(place, "input.png", io.BytesIO(picture()))
-    graph = workflow.build(
-        presets.find("fast"), kind=kind, prompt="A cat", seed=7, prefix=f"{place}/1", image=image
-    )
-    graph[size]["inputs"] |= {"width": 64, "height": 64, "length": 5}
-    if node == "first_last":
-        graph[size]["class_type"] = "WanFirstLastFrameToVideo"
-        del graph[size]["inputs"]["start_image"]
-        graph[size]["inputs"] |= {name: ["image", 0] for name in images}
-    return prompt_id, place, graph
+    kind = {"latent": "text-to-video", "first_last_frame": "first-last-frame"}.get(node, "image-to-video")
+    uploaded = {name: comfy.upload_image(place, f"{name}.png", io.BytesIO(picture())) for name in images}
+    values = {"prompt": "A cat", "seed": 7, "prefix": f"{place}/1", "size": "64x64", "num_frames": 5}
+    return prompt_id, place, workflow.build(presets.find("fast"), kind, values | uploaded)
 
 
 @pytest.mark.parametrize("node", LIMITS)
@@ -72,7 +64,7 @@ def test_the_limits_of_a_node_are_those_of_comfyui(comfy, node):
 def test_a_value_beyond_a_limit_is_refused(comfy, node, name):
     class_type, limits = LIMITS[node]
     prompt_id, _, graph = graph_of(comfy, node)
-    inputs = graph["image_to_video" if node == "first_last" else node]["inputs"]
+    inputs = graph[node]["inputs"]
 
     for value in (limits[name][0] - 1, limits[name][1] + 1):
         inputs[name] = value
@@ -91,9 +83,9 @@ def test_the_first_and_last_frame_are_optional_inputs(comfy):
     assert told["output"] == ["CONDITIONING", "CONDITIONING", "LATENT"]
 
 
-@pytest.mark.parametrize("images", [["start_image"], ["end_image"], ["start_image", "end_image"], []])
+@pytest.mark.parametrize("images", [["image"], ["last_image"], ["image", "last_image"], []])
 def test_a_video_is_made_of_a_first_or_a_last_frame_or_both(comfy, images):
-    prompt_id, place, graph = graph_of(comfy, "first_last", images)
+    prompt_id, place, graph = graph_of(comfy, "first_last_frame", images)
 
     comfy.submit(prompt_id, graph, "the-tests")
 

@@ -11,7 +11,7 @@ from comfy import presets
 )
 def test_a_preset_has_the_steps_of_the_official_template(kind, name, steps, cfg, shift, split):
     preset = presets.find(name)
-    graph = preset.graphs[kind]
+    graph = preset.kinds[kind].graph
 
     high, low = (graph[sampler]["inputs"] for sampler in preset.samplers)
     assert (high["steps"], high["cfg"], high["start_at_step"], high["end_at_step"]) == (steps, cfg, 0, split)
@@ -22,21 +22,20 @@ def test_a_preset_has_the_steps_of_the_official_template(kind, name, steps, cfg,
 
 
 @pytest.mark.parametrize("kind", presets.KINDS)
-@pytest.mark.parametrize("name", presets.NAMES)
-def test_the_size_length_and_rate_that_a_preset_tells_are_those_of_its_graphs(kind, name):
+@pytest.mark.parametrize("name", presets.names())
+def test_a_preset_makes_what_the_reference_says_when_nothing_is_asked(kind, name):
     preset = presets.find(name)
-    graph = preset.graphs[kind]
+    described = preset.kinds[kind]
 
-    inputs = graph["latent" if kind == "text-to-video" else "image_to_video"]["inputs"]
-    assert (inputs["width"], inputs["height"]) == preset.size == (832, 480)
-    assert inputs["length"] == preset.frames == 81
-    assert graph["video"]["inputs"]["fps"] == preset.fps == 16
+    assert described.size == (832, 480)
+    assert described.default("num_frames") == 81
+    assert described.default("fps") == 16
 
 
 @pytest.mark.parametrize("kind", presets.KINDS)
-@pytest.mark.parametrize("name", presets.NAMES)
+@pytest.mark.parametrize("name", presets.names())
 def test_every_link_leads_to_a_node(kind, name):
-    graph = presets.find(name).graphs[kind]
+    graph = presets.find(name).kinds[kind].graph
 
     links = [value for node in graph.values() for value in node["inputs"].values() if isinstance(value, list)]
     assert links
@@ -44,7 +43,7 @@ def test_every_link_leads_to_a_node(kind, name):
 
 
 def test_the_default_preset_is_named_first():
-    assert presets.NAMES == ("quality", "fast")
+    assert presets.names() == ("quality", "fast")
 
 
 def test_the_model_files_of_a_preset_are_those_of_both_kinds():
@@ -57,19 +56,20 @@ def test_the_model_files_of_a_preset_are_those_of_both_kinds():
 
 
 @pytest.mark.parametrize(
-    ("missing", "runs", "lacks"),
+    ("missing", "cannot", "lacks"),
     [
-        ([], presets.PAIRS, []),
-        (["vae/other.safetensors", "node Other"], presets.PAIRS, []),
-        (["vae/wan_2.1_vae.safetensors"], (), ["vae/wan_2.1_vae.safetensors"]),
-        (["node WanImageToVideo"], ("quality/text-to-video", "fast/text-to-video"), ["node WanImageToVideo"]),
-        (["loras/wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors"], None, []),
+        ([], (), []),
+        (["vae/other.safetensors", "node Other"], (), []),
+        (["vae/wan_2.1_vae.safetensors"], ("",), ["vae/wan_2.1_vae.safetensors"]),
+        (["node WanImageToVideo"], ("image-to-video",), ["node WanImageToVideo"]),
+        (["loras/wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors"], ("fast/text-to-video",), []),
     ],
     ids=["nothing", "what no graph has", "a file of all", "a node of one kind", "a file of the other preset"],
 )
-def test_what_is_missing_tells_which_pairs_run_and_what_the_preset_lacks(missing, runs, lacks):
-    if runs is None:
-        runs = [pair for pair in presets.PAIRS if pair != "fast/text-to-video"]
+def test_what_is_missing_tells_which_pairs_run_and_what_the_preset_lacks(missing, cannot, lacks):
+    found = [pair.split("/") for pair in presets.runs(missing)]
 
-    assert presets.runs(missing) == list(runs)
+    everything = [f"{preset.name}/{kind}" for preset in presets.every() for kind in preset.kinds]
+    able = {pair for pair in everything if not any(pair.endswith(end) for end in cannot)}
+    assert {f"{presets.find(name).name}/{kind}" for name, kind in found} == able
     assert presets.lacks(missing, "quality") == lacks

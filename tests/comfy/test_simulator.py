@@ -50,12 +50,15 @@ def colours(frame):
 
 def graph_of(kind, size, prefix="p/1"):
     """Without an image."""
-    graph = workflow.build(presets.find("fast"), kind=kind, prompt="A cat", seed=7, prefix=prefix)
-    graph.pop("image", None)
-    node = size_node(graph)
-    node["inputs"].pop("start_image", None)
-    node["inputs"] |= dict(zip(("width", "height", "length"), size, strict=True))
-    return graph
+    width, height, length = size
+    values = {
+        "prompt": "A cat",
+        "seed": 7,
+        "prefix": prefix,
+        "size": f"{width}x{height}",
+        "num_frames": length,
+    }
+    return workflow.build(presets.find("fast"), kind, values)
 
 
 def size_node(graph):

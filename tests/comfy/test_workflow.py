@@ -10,7 +10,8 @@ from comfy import presets, workflow
 
 def build(preset="quality", **options):
     defaults = {"kind": "text-to-video", "prompt": "A cat", "seed": 7, "prefix": "p/1"}
-    return workflow.build(presets.find(preset), **(defaults | options))
+    values = defaults | options
+    return workflow.build(presets.find(preset), values.pop("kind"), values)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_one_job_does_not_change_the_next_ones_graph():
     assert build()["prompt"]["inputs"]["text"] == "A cat"
 
 
-@pytest.mark.parametrize("preset", presets.NAMES)
+@pytest.mark.parametrize("preset", presets.names())
 @pytest.mark.parametrize("kind", presets.KINDS)
 def test_brackets_of_a_prompt_are_text_and_no_weights_in_the_graph(preset, kind):
     graph = build(preset, kind=kind, prompt=r"a (red:1.5) cat \(x)")
@@ -60,13 +61,9 @@ def test_brackets_of_a_prompt_are_text_and_no_weights_in_the_graph(preset, kind)
 def test_a_warm_up_is_two_steps_and_five_frames():
     preset = presets.find("quality")
 
-    graph = workflow.warm_up(preset, kind="image-to-video", seed=5, prefix="p/1", image="i.png")
+    graph = workflow.warm_up(preset, "image-to-video", seed=5, prefix="p/1", image="i.png")
 
-    steps = [graph[name]["inputs"] for name in preset.samplers]
-    assert [(each["steps"], each["start_at_step"], each["end_at_step"]) for each in steps] == [
-        (2, 0, 1),
-        (2, 1, 2),
-    ]
+    assert workflow.steps(preset, graph) == [("high_noise_sampler", 1), ("low_noise_sampler", 1)]
     assert graph["image_to_video"]["inputs"]["length"] == 5
 
 
@@ -78,4 +75,7 @@ def test_progress_runs_over_both_samplers(high, low, percent):
     states = {"high_noise_sampler": high, "low_noise_sampler": low, "decode": (0, 1)}
     nodes = {name: {"value": state[0], "max": state[1]} for name, state in states.items() if state}
 
-    assert workflow.progress(presets.find("fast"), "text-to-video", nodes) == percent
+    fast = presets.find("fast")
+    steps = workflow.steps(fast, fast.kinds["text-to-video"].graph)
+
+    assert workflow.progress(steps, nodes) == percent

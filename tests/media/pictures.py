@@ -10,7 +10,7 @@ from jobs.media import images
 from jobs.media.images import BadImage
 
 DAMAGED = "The image is damaged or incomplete."
-normalise = partial(images.normalise, size=(832, 480))
+normalise = partial(images.normalise, shape="832x480")
 
 
 def photo(mode="RGB", size=(416, 240)):

@@ -75,7 +75,7 @@ from jobs.media import images
 data = sys.stdin.buffer.read()
 resource.setrlimit(resource.{kind}, ({limit}, {limit}))
 try:
-    images.normalise(data, (832, 480))
+    images.normalise(data, "832x480")
 except Exception as error:
     print(type(error).__name__, error)
 else:

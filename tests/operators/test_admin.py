@@ -9,7 +9,7 @@ import pytest
 import requests
 from django.db.models.functions import Now
 
-from comfy.presets import PAIRS
+from comfy import presets
 from jobs.models import Job
 from jobs.models.clock import seconds
 from jobs.models.engine import Engine
@@ -17,7 +17,7 @@ from jobs.queue import causes, engines
 from jobs.queue.claim import claim_render
 from jobs.queue.submit import requeue as queue_again
 from jobs.queue.submit import submit
-from tests.factories import make_job, picture
+from tests.factories import make_job, picture, runs
 from tests.operators.pages import ENGINES, JOBS, act, cell, listed, page, requeue, source
 from tests.stack import S3_URL
 
@@ -176,7 +176,7 @@ class TestConsole:
         assert "<b>100.0%</b> failed, last day" in page(admin, "/admin/")
 
     def test_jobs_that_no_engine_can_render_are_told(self, admin, engine):
-        engines.report_well(engine, version="test", runs=["fast/image-to-video"], lacks=["vae/x"])
+        engines.report_well(engine, version="test", runs=runs("fast/image-to-video"), lacks=["vae/x"])
         make_job()
 
         text = page(admin, "/admin/now/")
@@ -247,13 +247,13 @@ def test_nothing_that_others_wrote_becomes_html(admin, path):
 
 
 def test_what_comfyui_reports_becomes_no_html(admin, engine):
-    engines.report_well(engine, version=EVIL, runs=PAIRS, lacks=[EVIL])
+    engines.report_well(engine, version=EVIL, runs=presets.runs([]), lacks=[EVIL])
 
     assert EVIL not in page(admin, ENGINES)
 
 
 def test_a_jobs_page_tells_what_happened_to_it_and_by_whom(admin_client, engine):
-    job = submit(Job(kind="text-to-video", prompt="A cat"))
+    job = submit(Job(kind="text-to-video", prompt="A cat", preset="fast", seed=1))
     claim_render(engine).end(causes.NODE_FAILED, "Traceback: in line 7", error="It failed.")
     requeue(admin_client, job)
 

@@ -15,7 +15,7 @@ from jobs.models.clock import seconds
 from jobs.models.engine import Engine
 from jobs.operators import health
 from jobs.queue import engines
-from tests.factories import make_job
+from tests.factories import make_job, runs
 from wanapi.within import Threads
 
 pytestmark = pytest.mark.django_db(transaction=True)  # the view looks from a thread of its own
@@ -62,7 +62,9 @@ class TestModelLoaded:
         assert ask(client)["model_loaded"] is True
 
     def test_not_when_a_model_file_is_missing(self, client, engine):
-        engines.report_well(engine, version="test", runs=["fast/text-to-video"], lacks=["vae/x.safetensors"])
+        engines.report_well(
+            engine, version="test", runs=runs("fast/text-to-video"), lacks=["vae/x.safetensors"]
+        )
 
         assert ask(client)["model_loaded"] is False
 
@@ -82,9 +84,16 @@ class TestModelLoaded:
         assert ask(client)["model_loaded"] is True
 
     def test_two_that_can_run_one_kind_each_are_enough(self, client, engine):
-        engines.report_well(engine, version="test", runs=["fast/text-to-video"], lacks=["vae/x.safetensors"])
+        engines.report_well(
+            engine,
+            version="test",
+            runs=runs("fast/text-to-video", "fast/first-last-frame"),
+            lacks=["vae/x.safetensors"],
+        )
         other = engines.hold(name="other", url="http://other", worker="other")
-        engines.report_well(other, version="test", runs=["fast/image-to-video"], lacks=["vae/y.safetensors"])
+        engines.report_well(
+            other, version="test", runs=runs("fast/image-to-video"), lacks=["vae/y.safetensors"]
+        )
 
         assert ask(client)["model_loaded"] is True
 
@@ -158,14 +167,16 @@ class TestReady:
         assert self.ready(client) == {}
 
     def test_without_an_engine(self, client):
-        told = "No engine can render text-to-video or image-to-video: no render worker was ever started."
+        kinds = "text-to-video or image-to-video or first-last-frame"
+        told = f"No engine can render {kinds}: no render worker was ever started."
         assert self.ready(client) == {"engines": told}
 
     def test_with_one_that_lacks_files_says_which(self, client, engine):
         lacks = [f"loras/{name}" for name in "abcde"]
-        engines.report_well(engine, version="test", runs=["fast/text-to-video"], lacks=lacks)
+        engines.report_well(engine, version="test", runs=runs("fast/text-to-video"), lacks=lacks)
 
-        told = "No engine can render image-to-video: lacks loras/a, loras/b, loras/c and 2 more."
+        lacking = "lacks loras/a, loras/b, loras/c and 2 more"
+        told = f"No engine can render image-to-video or first-last-frame: {lacking}."
         assert self.ready(client) == {"engines": told}
 
     def test_an_engine_whose_worker_is_of_an_older_release_counts(self, client, engine):

@@ -21,7 +21,7 @@ from jobs.queue.submit import requeue
 from jobs.workers.publish import publish
 from jobs.workers.render import render
 from jobs.workers.watch import EngineWatch
-from tests.factories import make_job
+from tests.factories import make_job, runs
 from tests.stack import KEY, SIMULATOR_URL
 from wanapi import logs
 from wanapi.within import Threads
@@ -102,7 +102,7 @@ def test_the_gpus_time_is_told_by_what_it_did(scrape, settings, engine):
     settings.ENGINE_NAME = "gpu"
     watch = EngineWatch()
     watch.engine = engines.hold(name="gpu", url=SIMULATOR_URL, worker="another")
-    watch.engine.runs = ["fast/text-to-video"]
+    watch.engine.runs = runs("fast/text-to-video")
 
     watch._count(watch.engine)
     job = make_job()
@@ -117,7 +117,7 @@ def test_the_gpus_time_is_told_by_what_it_did(scrape, settings, engine):
 
 def test_a_gpu_does_not_starve_for_jobs_that_it_cannot_run(scrape, engine):
     watch = EngineWatch()
-    engine.runs = ["fast/image-to-video"]
+    engine.runs = runs("fast/image-to-video")
     make_job()
 
     watch._count(engine)
@@ -129,7 +129,7 @@ def test_jobs_that_no_engine_can_render_are_told(scrape, api, engine):
     make_job()
     assert scrape()[("wanapi_jobs_impossible",)] == 0
 
-    engines.report_well(engine, version="test", runs=["fast/image-to-video"], lacks=["vae/x"])
+    engines.report_well(engine, version="test", runs=runs("fast/image-to-video"), lacks=["vae/x"])
 
     assert scrape()[("wanapi_jobs_impossible",)] == 1
 

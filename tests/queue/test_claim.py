@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from comfy.presets import PAIRS
+from comfy import presets
 from jobs.models import Job
 from jobs.models.clock import seconds
 from jobs.models.engine import Engine
@@ -22,7 +22,7 @@ from jobs.queue.claim import ClaimLost, claim_publish, claim_render, renew
 from jobs.queue.returns import return_expired
 from jobs.queue.submit import requeue
 from jobs.workers.hold import WORKER
-from tests.factories import make_job
+from tests.factories import make_job, runs
 
 pytestmark = pytest.mark.django_db
 
@@ -318,14 +318,16 @@ class TestEngine:
         Engine.objects.update(lease_until=Now() - seconds(1))
 
         taken = engines.hold(name="sim", url="http://x", worker="another")
-        engines.report_well(taken, version="", runs=PAIRS, lacks=[])
+        engines.report_well(taken, version="", runs=presets.runs([]), lacks=[])
 
         assert claim_render(taken).job == claim.job
 
     def test_a_file_that_vanished_takes_away_only_what_needs_it(self, engine):
-        engines.report_lacking(engine, "fast/text-to-video", "loras/x")
+        lost = runs("fast/text-to-video")
 
-        assert set(PAIRS) - set(Engine.objects.get().runs) == {"fast/text-to-video"}
+        engines.report_lacking(engine, lost[0], "loras/x")
+
+        assert set(presets.runs([])) - set(Engine.objects.get().runs) == set(lost)
 
     def test_one_whose_comfyui_is_away_is_not_ready_for_its_holder_either(self, engine):
         engines.report_unreachable(engine)

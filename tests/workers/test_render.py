@@ -4,7 +4,6 @@ import base64
 import io
 import resource
 import time
-from dataclasses import replace
 
 import av
 import boto3
@@ -24,7 +23,7 @@ from jobs.queue import engines
 from jobs.workers.hold import WORKER, stopping
 from jobs.workers.publish import publish
 from jobs.workers.render import render
-from tests.factories import COMFYUI, eventually, folders, make_job, picture
+from tests.factories import COMFYUI, eventually, folders, make_job, picture, runs
 from tests.stack import S3_URL, SIMULATOR_URL
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]
@@ -33,6 +32,10 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 def now(job):
     job.refresh_from_db()
     return job
+
+
+def graph_of(preset, seed):
+    return workflow.build(presets.find(preset), "text-to-video", {"seed": seed, "prefix": f"other/{seed}"})
 
 
 class TestTheWholeWay:
@@ -127,9 +130,7 @@ class TestOneRunsOneWaits:
         self, submit, engine, simulator
     ):
         with Comfy(SIMULATOR_URL) as comfy:
-            stray = workflow.build(
-                presets.find("quality"), kind="text-to-video", prompt="", seed=1, prefix="x/1"
-            )
+            stray = graph_of("quality", 1)
             for name in presets.find("quality").samplers:
                 stray[name]["inputs"]["steps"] = 10000
             stray["low_noise_sampler"]["inputs"]["end_at_step"] = 10000
@@ -146,10 +147,7 @@ class TestOneRunsOneWaits:
     ):
         held = make_job(engine=engine, render=1, lease_until=Now() + seconds(60))
         with Comfy(SIMULATOR_URL) as comfy:
-            graph = workflow.build(
-                presets.find("fast"), kind="text-to-video", prompt="", seed=3, prefix="z/1"
-            )
-            comfy.submit(held.prompt_id, graph, str(engine.pk))
+            comfy.submit(held.prompt_id, graph_of("fast", 3), str(engine.pk))
             submit()
 
             submit()
@@ -164,11 +162,7 @@ class TestOneRunsOneWaits:
 
     def test_other_peoples_prompts_are_left_alone(self, submit, engine, simulator):
         with Comfy(SIMULATOR_URL) as comfy:
-            comfy.submit(
-                "theirs",
-                workflow.build(presets.find("fast"), kind="text-to-video", prompt="", seed=2, prefix="y/1"),
-                "x",
-            )
+            comfy.submit("theirs", graph_of("fast", 2), "x")
         submit()
 
         render()
@@ -293,7 +287,7 @@ class TestTroubleInComfyUI:
         assert folders(Job.objects.get()) == []
 
     def test_a_model_file_that_vanished_costs_no_job_and_is_named(self, submit, engine, monkeypatch):
-        template = presets.find("fast").graphs["text-to-video"]
+        template = presets.find("fast").kinds["text-to-video"].graph
         monkeypatch.setitem(template["vae"]["inputs"], "vae_name", "none.safetensors")
         image, text = submit(image_base64=base64.b64encode(picture()).decode()), submit()
 
@@ -308,12 +302,12 @@ class TestTroubleInComfyUI:
     def test_one_that_is_listed_and_refused_again_and_again_makes_the_engine_sick(
         self, submit, engine, monkeypatch
     ):
-        template = presets.find("fast").graphs["text-to-video"]
+        template = presets.find("fast").kinds["text-to-video"].graph
         monkeypatch.setitem(template["vae"]["inputs"], "vae_name", "none.safetensors")
         submit()
 
         def again():
-            Engine.objects.update(runs=list(presets.PAIRS))  # as the look finds it each time
+            Engine.objects.update(runs=presets.runs([]))  # as the look finds it each time
             Job.objects.filter(status="queued").update(not_before=None)
             render()
             return Engine.objects.get().trouble
@@ -323,7 +317,7 @@ class TestTroubleInComfyUI:
 
     def test_what_an_engine_cannot_run_it_does_not_claim(self, submit, engine, simulator):
         engines.report_well(
-            engine, version="test", runs=["fast/text-to-video", "quality/image-to-video"], lacks=["x"]
+            engine, version="test", runs=runs("fast/text-to-video", "quality/image-to-video"), lacks=["x"]
         )
         image, text = submit(image_base64=base64.b64encode(picture()).decode()), submit()
 
@@ -444,7 +438,7 @@ class TestPublishing:
         assert stored["Size"] == rendered.video_size
         assert rendered.video_frames == 81
         with Image.open(io.BytesIO(storage.get(rendered.poster_key))) as image:
-            assert (image.format, image.size) == ("JPEG", (208, 120))
+            assert (image.format, image.size) == ("JPEG", (416, 240))
 
     @pytest.mark.parametrize("damage", ["gone", "cut"])
     def test_a_file_that_is_gone_or_broken_is_rendered_again(self, rendered, damage):
@@ -461,7 +455,7 @@ class TestPublishing:
         assert (now(rendered).status, rendered.render) == ("completed", 2)
 
     def test_a_video_that_is_not_what_was_asked_for_fails_the_job(self, rendered, monkeypatch):
-        monkeypatch.setitem(presets._presets, "fast", replace(presets.find("fast"), fps=24))
+        Job.objects.update(parameters={"size": "832x480", "num_frames": 81, "fps": 24})
 
         publish()
 

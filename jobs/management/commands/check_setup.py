@@ -123,7 +123,7 @@ def pictures() -> None:
     jpeg = io.BytesIO()
     Image.new("RGB", (64, 64)).save(jpeg, "JPEG")
     try:
-        images.normalise(jpeg.getvalue(), (64, 64))
+        images.normalise(jpeg.getvalue(), "64x64")
     except (images.BadImage, images.CannotRead) as error:
         raise health.Trouble("reference images cannot be read; the lines above say why.") from error
 

@@ -22,7 +22,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("folder", metavar="COMFYUI_MODELS_DIR", type=Path, help="ComfyUI's models/")
-        parser.add_argument("--preset", choices=presets.NAMES, help="default: WORKFLOW_PRESET")
+        parser.add_argument("--preset", choices=presets.names(), help="default: WORKFLOW_PRESET")
         parser.add_argument("--base-url", default=downloads.BASE_URL, help="default: %(default)s")
         parser.add_argument("--verify", action="store_true", help="read files that are there, too")
         parser.add_argument("--dry-run", action="store_true", help="only say what would be done")

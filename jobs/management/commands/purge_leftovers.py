@@ -95,7 +95,7 @@ def objects(before: datetime) -> Iterator[Leftover]:
             jobs, known = Job.objects.in_bulk(owners.values()), Tombstone.objects.known(owners.values())
             for key, job_id in owners.items():
                 job = jobs.get(job_id)
-                if job is None or key not in (job.input_key, job.video_key, job.poster_key):
+                if job is None or key not in (*job.input_keys, job.video_key, job.poster_key):
                     yield Leftover(key, partial(storage.delete, [key]), known=bool(job) or job_id in known)
 
 

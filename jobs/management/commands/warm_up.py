@@ -22,7 +22,7 @@ class Command(BaseCommand):
         wanted = presets.find(preset)
         try:
             with Comfy(url) as comfy:
-                kinds = warmup.kinds(comfy, wanted, first=wanted.kinds[0])
+                kinds = warmup.kinds(comfy, wanted, first=next(iter(wanted.kinds)))
                 for kind, seconds in warmup.warm_up(comfy, wanted, kinds):
                     self.stdout.write(f"{kind}: {seconds:.1f} s")
         except ComfyError as error:
