@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import requests
 
-from comfy.presets import MODEL_FOLDERS, Graph
+from comfy.presets import Graph, model_files
 
 TRIED = ("0.3.64", "0.4.0", "0.10.0", "0.20.1", "0.27.0", "0.33.0")  # of ComfyUI: docs/operations.md
 NO_COMFYUI = "What answers at COMFYUI_URL is not ComfyUI, or something in front of it answers in its place."
@@ -250,8 +250,8 @@ def _reason(answer: dict[str, Any], graph: Graph) -> Refused:
     for node_id, problems in (answer.get("node_errors") or {}).items():
         for problem in problems["errors"]:
             name = problem.get("extra_info", {}).get("input_name", "")
-            if problem["type"] == "value_not_in_list" and name in MODEL_FOLDERS:
-                file = f"{MODEL_FOLDERS[name]}/{graph[node_id]['inputs'][name]}"
+            files = {into: f"{folder}/{file}" for into, folder, file in model_files(graph[node_id])}
+            if problem["type"] == "value_not_in_list" and (file := files.get(name)):
                 return Lacking(f"ComfyUI lacks the model file {file}.", detail, file)
             return Refused(f"ComfyUI refused {name or 'an input'} of {problems['class_type']}.", detail)
     return Refused("ComfyUI refused the workflow.", detail)
@@ -261,5 +261,5 @@ def _unknown_node(error: dict[str, Any]) -> str | None:
     """The class of the node, or None for another error. Since ComfyUI 0.12 this error has its own type."""
     if error.get("type") == "missing_node_type":
         return str((error.get("extra_info") or {}).get("class_type") or "of a custom pack")
-    match = re.search(r"node (\S+) does not exist", error.get("message", ""))
+    match = re.search(r"node (.+) does not exist", error.get("message", ""))
     return match[1] if match else None

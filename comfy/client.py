@@ -9,7 +9,7 @@ answers mean, and the errors that the driver raises, are in ``comfy.answers``.
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import requests
 from requests.auth import HTTPBasicAuth
@@ -94,7 +94,13 @@ class Comfy:
 
     def missing_nodes(self, classes: Iterable[str]) -> list[str]:
         """Those of the node classes that ComfyUI does not know."""
-        return [name for name in classes if name not in self._json("GET", f"/object_info/{name}")]
+        return [name for name in classes if self.node_class(name) is None]
+
+    def node_class(self, name: str) -> dict[str, Any] | None:
+        """What ComfyUI tells of a class of nodes: its inputs and outputs. None if it does not know it."""
+        found = self._json("GET", f"/object_info/{quote(name, safe='')}")
+        with shape("/object_info"):
+            return dict(found[name]) if name in found else None
 
     def check_prompts(self) -> None:
         """Raises Unfit unless prompts get through to ComfyUI, which refuses an empty one in its own words."""

@@ -18,18 +18,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from comfy import preset_folders
-from comfy.preset_folders import (
-    KINDS,
-    MODEL_FOLDERS,
-    BadPreset,
-    Graph,
-    Kind,
-    Preset,
-    outside,
-    sampler_steps,
-)
+from comfy.preset import KINDS, BadPreset, Graph, Kind, Preset, model_files, outside, sampler_steps
 
-__all__ = ["KINDS", "MODEL_FOLDERS", "BadPreset", "Graph", "Kind", "Preset", "outside", "sampler_steps"]
+__all__ = ["KINDS", "BadPreset", "Graph", "Kind", "Preset", "model_files", "outside", "sampler_steps"]
 
 BUILT_IN = Path(__file__).parent / "presets"
 DEFAULT = "quality"

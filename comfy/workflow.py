@@ -23,11 +23,19 @@ def build(preset: Preset, kind: str, values: Mapping[str, Any]) -> Graph:
     values = _with_sides(values)
     for name, value in (split(described, values) | values).items():
         for node, into in described.bindings.get(name, ()):
-            graph[node]["inputs"][into] = escape(value) if name in ESCAPED else value
+            graph[node]["inputs"][into] = _written(name, value, described)
     for name in ("image", "last_image"):
-        if name in described.bindings and not values.get(name):
-            _take_out(graph, described.bindings[name][0][0])
+        if not values.get(name):
+            for node in {node for node, _ in described.bindings.get(name, ())}:
+                _take_out(graph, node)
     return graph
+
+
+def _written(name: str, value: Any, kind: Kind) -> Any:
+    """A parameter's value as it stands in the graph. After an interpolator there are more frames a second."""
+    if name == "fps":
+        return value * kind.rate
+    return escape(value) if name in ESCAPED else value
 
 
 def _with_sides(values: Mapping[str, Any]) -> dict[str, Any]:

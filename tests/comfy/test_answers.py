@@ -2,7 +2,7 @@
 
 import pytest
 
-from comfy.answers import Rendered, outcome
+from comfy.answers import Lacking, Rendered, outcome, refusal
 
 
 def failed(messages):
@@ -75,3 +75,24 @@ def test_values_of_other_nodes_do_not_hide_the_video(other):
 @pytest.mark.parametrize("outputs", [None, {}, [], {"9": {"images": [{"filename": "a.png"}]}}], ids=repr)
 def test_a_success_without_a_video_is_a_failure(outputs):
     assert succeeded(outputs).message == "ComfyUI finished without a video."
+
+
+@pytest.mark.parametrize("name", ["WanImageToVideo", "Power Lora Loader (rgthree)"])
+def test_an_unknown_node_of_a_pack_makes_the_job_wait_whatever_its_name(name):
+    message = f"Cannot execute because node {name} does not exist."
+
+    told = refusal({"error": {"type": "invalid_prompt", "message": message}}, {})
+
+    assert isinstance(told, Lacking)
+    assert told.what == f"node {name}"
+
+
+def test_a_file_of_a_loader_that_has_a_folder_of_its_own():
+    node = {"class_type": "CLIPVisionLoader", "inputs": {"clip_name": "v.safetensors"}}
+    problem = {"type": "value_not_in_list", "extra_info": {"input_name": "clip_name"}}
+    errors = {"7": {"errors": [problem], "class_type": "CLIPVisionLoader"}}
+
+    told = refusal({"error": {}, "node_errors": errors}, {"7": node})
+
+    assert isinstance(told, Lacking)
+    assert told.what == "clip_vision/v.safetensors"

@@ -2,11 +2,13 @@
 
 import re
 import runpy
+import shutil
 import socket
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from comfy import presets
 from jobs.workers import cluster
 from local.parts import ROOT
 from wanapi import environment
@@ -92,9 +94,12 @@ BAD = {
     "KEY_MAX_QUEUED": (),
     "LOG_FORMAT": ("xml", "line,json"),
     "LOG_LEVEL": ("LOUD", "10"),
+    "MAX_FRAMES": ("4", "1002"),
+    "MAX_PIXELS": ("65535", "1638401"),
     "MAX_WAITING": ("0",),
     "METRICS_PORT": ("65536", "8000"),
     "PORT": ("65536", "http"),
+    "PRESETS_DIR": ("/a\n/b",),
     "PROXY_ENTRIES": ("0", "11"),
     "RENDER_TIMEOUT": ("0",),
     "RETENTION_DAYS": (),
@@ -307,6 +312,31 @@ def test_a_path_before_all_addresses_is_refused(load):
 )
 def test_engines_that_are_not_named_are_told_apart(load, url, name):
     assert load(COMFYUI_URL=url)["ENGINE_NAME"] == name
+
+
+class TestPresets:
+    @pytest.fixture(autouse=True)
+    def built_in_again(self):
+        yield
+        presets.load()
+
+    def test_a_broken_one_stops_the_start_with_file_and_node(self, load, tmp_path):
+        shutil.copytree(presets.BUILT_IN / "fast", tmp_path / "mine")
+        path = tmp_path / "mine" / "text-to-video.json"
+        path.write_text(path.read_text().replace('["decode", 0]', '["nowhere", 0]'))
+
+        assert refusal(load, PRESETS_DIR=tmp_path) == (
+            f"PRESETS_DIR: {path}: input 'images' of node 'video' is a link to node 'nowhere', which is not "
+            "there."
+        )
+
+    def test_one_of_the_operators_can_be_the_default(self, load, tmp_path):
+        assert refusal(load, WORKFLOW_PRESET="mine").startswith(
+            "WORKFLOW_PRESET must be one of quality, fast"
+        )
+        shutil.copytree(presets.BUILT_IN / "fast", tmp_path / "mine")
+
+        assert load(PRESETS_DIR=tmp_path, WORKFLOW_PRESET="mine")["WORKFLOW_PRESET"] == "mine"
 
 
 def test_a_folder_of_comfyui_that_is_not_there_is_told(settings, caplog, tmp_path):

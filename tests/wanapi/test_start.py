@@ -24,6 +24,7 @@ PROGRAMS = {
         ("WEB_WORKERS", "two", "WEB_WORKERS must be a number from 1 to 100, not 'two'."),
         ("LOG_FORMAT", "xml", "LOG_FORMAT must be one of line, json, not 'xml'."),
         ("SCRIPT_NAME", "/wan", SCRIPT_NAME),
+        ("PRESETS_DIR", "/nowhere", "PRESETS_DIR: /nowhere: No such file or directory."),
     ],
 )
 def test_no_program_starts_with_it(program, name, value, sentence):
