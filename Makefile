@@ -5,7 +5,7 @@ COSMIC_RAY := 8.7.0
 # What the settings need at least. Nobody listens there, so that nothing waits for a database.
 SETTINGS := env API_KEY=- SECRET_KEY=- S3_BUCKET=- DATABASE_URL=postgresql://127.0.0.1:1/-
 
-.PHONY: help demo serve test test-faults fuzz test-browser test-comfyui bench bench-fleet mutants format lint lock audit
+.PHONY: help demo serve test test-faults fuzz test-browser test-comfyui bench bench-eta bench-fleet mutants format lint lock audit
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
@@ -35,6 +35,9 @@ test-comfyui: .venv/ready  ## the driver's tests against a real ComfyUI: COMFYUI
 
 bench: .venv/ready  ## how long ComfyUI stands idle between two queued jobs
 	@exec $(PY) -m local.bench.idle
+
+bench-eta: .venv/ready  ## how well eta_seconds foretells, and what it costs; three minutes
+	@exec $(PY) -m local.bench.estimate
 
 bench-fleet: .venv/ready  ## what 100 GPUs ask of Postgres, and how quickly jobs can be claimed
 	@exec $(PY) -m local.bench.fleet

@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from jobs.media import storage
 from jobs.models import Job
-from jobs.queue import engines
+from jobs.queue import engines, estimate
 from wanapi import timestamps
 
 TIMESTAMP = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"
@@ -123,6 +123,7 @@ class WholeJob(serializers.Serializer):
     prompt = serializers.CharField()
     position = serializers.SerializerMethodField()
     progress = serializers.IntegerField(min_value=0, max_value=100, help_text="Percent of the sampling steps")
+    eta_seconds = serializers.SerializerMethodField(help_text="Until completed; null if it cannot be told")
     attempt = serializers.IntegerField(min_value=0, help_text="How often a worker took the job up")
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
@@ -137,6 +138,10 @@ class WholeJob(serializers.Serializer):
         child=serializers.CharField(), help_text="What of the request was ignored or has no effect"
     )
     waiting_for = serializers.SerializerMethodField(help_text="Why no GPU server can begin it now")
+
+    @extend_schema_field({"type": ["integer", "null"], "minimum": 0})
+    def get_eta_seconds(self, job: Job) -> int | None:
+        return estimate.seconds_left(job)
 
     def get_waiting_for(self, job: Job) -> str | None:
         return engines.hindrance(job)

@@ -18,6 +18,7 @@ from typing import Any
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils.functional import cached_property
 
 from jobs.models.engine import Engine
 from jobs.models.key import ApiKey
@@ -235,20 +236,28 @@ class Job(models.Model):
     # What others derive from the row
 
     @property
-    def position(self) -> int:
-        """How many queued jobs will be processed before this one. Those that a worker holds, or whose
-        render was begun, come first."""
-        if self.status != self.Status.QUEUED:
-            return 0
-        begun = Q(lease_until__isnull=False) | Q(engine__isnull=False)
+    def is_begun(self) -> bool:
+        """Whether a worker holds it, or its render was begun."""
+        return bool(self.lease_until or self.engine_id)
+
+    @property
+    def earlier(self) -> Q:
+        """The jobs of a higher priority or an earlier turn."""
         same = Q(priority=self.priority)
-        earlier = (
+        return (
             Q(priority__gt=self.priority)
             | same & Q(turn__lt=self.turn)
             | same & Q(turn=self.turn, pk__lt=self.pk)
         )
-        mine = bool(self.lease_until or self.engine_id)
-        return Job.objects.queued().filter(begun & earlier if mine else begun | earlier).count()
+
+    @cached_property
+    def position(self) -> int:
+        """How many queued jobs will be processed before this one. Those that are begun come first."""
+        if self.status != self.Status.QUEUED:
+            return 0
+        begun = Q(lease_until__isnull=False) | Q(engine__isnull=False)
+        before = begun & self.earlier if self.is_begun else begun | self.earlier
+        return Job.objects.queued().filter(before).count()
 
     @property
     def prompt_id(self) -> str:

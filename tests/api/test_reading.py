@@ -134,6 +134,7 @@ class TestEverything:
             "prompt": "A cat",
             "position": None,
             "progress": 40,
+            "eta_seconds": None,
             "attempt": 2,
             "created_at": job.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "started_at": job.started_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
