@@ -19,8 +19,8 @@ MAX_DIGITS = 20  # of a whole number: seeds have up to 20
 NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
-def read(path: Path, longest: int) -> tuple[Any, bytes]:
-    """What the file holds, and its bytes, of which there may be ``longest``. Raises BadPreset."""
+def read(path: Path, longest: int) -> Any:
+    """What the file holds, of which there may be ``longest`` bytes. Raises BadPreset."""
     content = _content(path, longest)
     try:
         value = json.loads(
@@ -37,7 +37,7 @@ def read(path: Path, longest: int) -> tuple[Any, bytes]:
         raise BadPreset(f"{path}: this is not UTF-8, at byte {error.start}.") from None
     except ValueError as error:  # of JSONDecodeError, too
         raise BadPreset(f"{path}: this is not the JSON of a preset: {error}.") from None
-    return value, content
+    return value
 
 
 def _content(path: Path, longest: int) -> bytes:

@@ -60,15 +60,9 @@ def read(folder: Path) -> Preset:
             f"{folder}: a preset's name has small letters, digits, - and _, and at most 40 of them."
         )
     path = folder / "preset.json"
-    described, content = files.read(path, MAX_DESCRIBED)
+    described = files.read(path, MAX_DESCRIBED)
     _check_form(described, path)
-    hashed = hashlib.sha256(f"{VERSION}\n".encode() + content)
-    kinds = {}
-    for name in KINDS:
-        if kind := described["kinds"].get(name):
-            graph_path = folder / kind.get("graph", f"{name}.json")
-            kinds[name], content = _kind(name, described, path, graph_path)
-            hashed.update(content)
+    kinds = {name: _kind(name, described, path) for name in KINDS if name in described["kinds"]}
     output = described.get("output", {})
     preset = Preset(
         name=folder.name,
@@ -80,7 +74,7 @@ def read(folder: Path) -> Preset:
         warm_up=described.get("warm_up", {}),
         scale=output.get("size", 1),
         rate=output.get("rate", 1),
-        sha256=hashed.hexdigest(),
+        sha256=_sha256(described, kinds),
     )
     checks.check_parameters(preset, path)
     return preset
@@ -106,11 +100,11 @@ def _schema() -> Any:
     return jsonschema.Draft202012Validator(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _kind(name: str, described: Mapping[str, Any], path: Path, graph_path: Path) -> tuple[Kind, bytes]:
-    """With the bytes of its graph's file."""
-    graph, content = files.read(graph_path, MAX_GRAPH)
-    checks.check_graph(graph, graph_path)
+def _kind(name: str, described: Mapping[str, Any], path: Path) -> Kind:
     its = described["kinds"][name]
+    graph_path = path.parent / its.get("graph", f"{name}.json")
+    graph = files.read(graph_path, MAX_GRAPH)
+    checks.check_graph(graph, graph_path)
     kind = Kind(
         graph=graph,
         bindings=checks.bindings(its["bindings"], graph, f"{path} at kinds.{name}.bindings"),
@@ -119,4 +113,12 @@ def _kind(name: str, described: Mapping[str, Any], path: Path, graph_path: Path)
         file=graph_path.name,
     )
     checks.check_kind(name, kind, tuple(described["samplers"]), path, graph_path)
-    return kind, content
+    return kind
+
+
+def _sha256(described: Mapping[str, Any], kinds: Mapping[str, Kind]) -> str:
+    """Of all that decides what a job's video is. A new title, limit or warm-up leaves the preset the same, so
+    that jobs which wait do not lose it."""
+    graphs = {name: kind.graph for name, kind in kinds.items()}
+    parts = [VERSION, described["samplers"], described["kinds"], described.get("output"), graphs]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

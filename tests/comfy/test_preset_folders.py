@@ -154,6 +154,7 @@ class TestLoaded:
     def test_one_of_the_same_name_takes_the_place_of_the_built_in_one(self, tmp_path, load):
         def change(files):
             files["preset.json"]["title"] = "Mine"
+            files[GRAPH]["negative_prompt"]["inputs"]["text"] = "rain"
 
         built_in = presets.find("quality").reference
         write(tmp_path / "quality", change)
@@ -174,18 +175,32 @@ class TestLoaded:
 
         assert presets.names() == ("quality", "fast")
 
-    @pytest.mark.parametrize("name", VALID)
-    def test_the_reference_changes_with_any_byte_of_its_files(self, tmp_path, name):
-        folder = write(tmp_path / "mine", lambda files: None)
-        before = preset_folders.read(folder).reference
+    @pytest.mark.parametrize(
+        ("place", "value", "changes"),
+        [
+            (("preset.json", "title"), "Another", False),
+            (("preset.json", "parameters"), {"steps": {"minimum": 10, "maximum": 30}}, False),
+            (("preset.json", "warm_up"), {"num_frames": 9}, False),
+            (("preset.json", "kinds", "text-to-video", "boundary"), 0.9, True),
+            (("preset.json", "samplers"), ["low_noise_sampler", "high_noise_sampler"], True),
+            (("preset.json", "output"), {"size": 2}, True),
+            ((GRAPH, "negative_prompt", "inputs", "text"), "rain", True),
+        ],
+    )
+    def test_the_reference_changes_with_what_a_video_is_made_by(self, tmp_path, place, value, changes):
+        """Jobs that wait hold it: a new title must not strand them."""
 
-        (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
+        def change(files):
+            *way, last = place
+            for name in way:
+                files = files[name]
+            files[last] = value
 
-        after = preset_folders.read(folder).reference
-        assert after != before
+        before = preset_folders.read(write(tmp_path / "1" / "mine", lambda files: None)).reference
+        after = preset_folders.read(write(tmp_path / "2" / "mine", change)).reference
+
+        assert (before != after) == changes
         assert after.startswith("mine@")
-        (folder / "README").write_text("no part of it")
-        assert preset_folders.read(folder).reference == after
 
 
 class TestGraphsOfOthers:
