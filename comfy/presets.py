@@ -80,6 +80,11 @@ def files() -> list[tuple[str, str]]:
     return sorted({file for preset in every() for file in preset.files})
 
 
+def files_of_built_in() -> set[tuple[str, str]]:
+    """Those that the publishers of WAN's models for ComfyUI offer, unlike an operator's own LoRA."""
+    return {file for preset in preset_folders.read_all(BUILT_IN).values() for file in preset.files}
+
+
 def nodes() -> list[str]:
     """The classes of all nodes of all presets, sorted."""
     return sorted({node for preset in every() for node in preset.nodes})

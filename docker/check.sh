@@ -91,7 +91,14 @@ check_space() {
 
 check_models() {
     files=$quality needed=64000 missing=0
-    [ "$preset" != fast ] || files=$quality$fast needed=70000
+    case $preset in
+        quality) ;;
+        fast) files=$quality$fast needed=70000 ;;
+        *)
+            note "models: $preset is a preset of your own; manage.py check_presets --url says what it lacks"
+            return
+            ;;
+    esac
     for file in $files; do
         [ -s "$home/models/$file" ] || missing=$((missing + 1))
     done

@@ -129,6 +129,20 @@ def test_all_files_of_the_preset_come_into_their_folders(download, tmp_path, sto
     assert len(store.seen) == len(FILES)
 
 
+def test_a_file_of_an_own_preset_is_the_operators_to_bring(download, own_preset, tmp_path, capsys):
+    def change(files):
+        graphs = [content for name, content in files.items() if name != "preset.json"]
+        for inputs in (node["inputs"] for graph in graphs for node in graph.values()):
+            inputs |= {"lora_name": "my_style.safetensors"} if "lora_name" in inputs else {}
+
+    own_preset(change)
+
+    told = download("--preset", "mine", "--dry-run")
+
+    assert told.startswith(f"{FIRST.split('/')[1]}: ")
+    assert "my_style.safetensors: put it into" in capsys.readouterr().err
+
+
 def test_what_is_there_is_kept(download, tmp_path, store):
     download()
     store.seen.clear()

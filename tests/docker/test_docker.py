@@ -283,6 +283,12 @@ def test_a_machine_that_fits(machine, preset):
     assert "driver: 570.133.07" in told
 
 
+def test_check_leaves_the_files_of_an_own_preset_to_check_presets(machine):
+    code, told = check(machine, WORKFLOW_PRESET="mine")
+    assert code == 0
+    assert "note   models: mine is a preset of your own" in told
+
+
 @pytest.mark.parametrize("preset", ["quality", "fast"])
 def test_check_knows_the_files_of_each_preset(machine, preset):
     for folder, name in presets.find(preset).files:

@@ -35,7 +35,9 @@ class Command(BaseCommand):
         host = Host(base_url, os.environ.get("HF_TOKEN", ""))
         preset = presets.find(options["preset"] or settings.WORKFLOW_PRESET)
         try:
-            files = [host.declared(folder, *wanted) for wanted in preset.files]
+            known = presets.files_of_built_in()
+            self._tell_own(folder, set(preset.files) - known)
+            files = [host.declared(folder, *wanted) for wanted in preset.files if wanted in known]
             missing = [file for file in files if not self._is_there(file, options["verify"])]
             downloads.check_space(folder, missing)
             if not dry_run:
@@ -47,6 +49,12 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             raise CommandError("Stopped; the next run goes on from here.", returncode=130) from None
         self.stdout.write(f"{len(files)} files, {gigabytes(sum(file.size for file in files))}: {folder}")
+
+    def _tell_own(self, models: Path, own: set[tuple[str, str]]) -> None:
+        """Of the files that only a preset of the operator's own needs, and no host of ours has."""
+        for folder, name in sorted(own):
+            if not (models / folder / name).exists():
+                self.stderr.write(f"{name}: put it into {models / folder} yourself; it is no file of WAN 2.2")
 
     def _is_there(self, file: ModelFile, verify: bool) -> bool:
         there = file.is_there(verify=verify)
