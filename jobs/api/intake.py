@@ -59,8 +59,8 @@ def fingerprint(body: Serializer) -> str:
     Each field that the serializer knows is in it, so that a new field cannot be forgotten. The first three
     have the form in which earlier releases hashed them, since their rows are compared as well.
     """
-    sent: dict[str, Any] = {name: _plain(body.initial_data.get(name)) for name, _ in body.fields.items()}
-    asked = [sent.pop("prompt"), sent.pop("image_url"), sent.pop("image_base64")]
+    sent = {name: _plain(body.initial_data.get(name)) for name, _ in body.fields.items()}
+    asked = [sent.pop(name, None) for name in ("prompt", "image_url", "image_base64")]
     if more := {name: value for name, value in sent.items() if value is not None}:
         asked.append(more)
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,7 @@ import difflib
 import itertools
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -192,8 +192,8 @@ def _warnings(
     return []
 
 
-def describe_all() -> list[dict[str, Any]]:
-    """Every preset, for forms and clients."""
+def describe_all(names: Collection[str]) -> list[dict[str, Any]]:
+    """Every preset, for forms and clients. ``names``: what a request can say at all."""
     runnable, seconds = engines.runnable(), timings.of_last_day()
     return [
         {
@@ -201,7 +201,10 @@ def describe_all() -> list[dict[str, Any]]:
             "title": preset.title,
             "description": preset.description,
             "default": preset.name == settings.WORKFLOW_PRESET,
-            "kinds": {name: describe(preset, kind) for name, kind in preset.kinds.items()},
+            "kinds": {
+                kind_name: {name: told for name, told in describe(preset, kind).items() if name in names}
+                for kind_name, kind in preset.kinds.items()
+            },
             "ready": [kind for kind in preset.kinds if f"{preset.reference}/{kind}" in runnable],
             "render_seconds": seconds.get(preset.name),
         }

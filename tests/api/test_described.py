@@ -4,6 +4,7 @@ import pytest
 
 from comfy import presets
 from jobs.api.parameters import describe
+from jobs.api.requests import PARAMETERS
 from tests.factories import encoded_picture, picture
 
 pytestmark = pytest.mark.django_db
@@ -20,10 +21,12 @@ def limited(files):
         "steps": {"choices": [4, 8]},
         "guidance_scale": {"minimum": 0.5, "maximum": 1.75},
         "guidance_scale_2": {"minimum": 0.5, "maximum": 1.75},
+        "sampler": {"choices": ["euler", "uni_pc"]},  # which no request can say
     }
     for name in presets.KINDS:
         place = described["kinds"][name]["bindings"]["width"].partition(".")[0]
         files[f"{name}.json"][place]["inputs"] |= {"width": 2048, "height": 320}
+        described["kinds"][name]["bindings"]["sampler"] = "high_noise_sampler.sampler_name"
 
 
 @pytest.fixture(params=["quality", "fast", "mine"])
@@ -59,6 +62,7 @@ def test_all_that_is_described_is_taken_and_nothing_beyond(api, described, kind,
     body = {"prompt": "A cat", "preset": described["name"]}
     body |= dict.fromkeys(IMAGES.get(kind, ()), encoded_picture())
     for name, limits in described["kinds"][kind].items():
+        assert name in PARAMETERS
         for code, values in ((200, within(name, limits)), (400, beyond(name, limits))):
             for value in values:
                 answer = api.post("/generate", body | {name: value}, content_type="application/json")

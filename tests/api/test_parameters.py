@@ -2,6 +2,7 @@
 
 import base64
 import io
+import threading
 
 import boto3
 import pytest
@@ -146,6 +147,7 @@ def test_what_was_asked_is_stored_and_shown(submit, asked, found):
         ({"preset": "fast", "guidance_scale": 2}, "guidance_scale", "fast does not take it"),
         ({"last_image_base64": "no image"}, "last_image_base64", "not a PNG"),
         ({"last_image_url": "file:///etc/passwd"}, "last_image_url", "URL"),
+        ({"last_image_url": "http://127.0.0.1/"}, "last_image_url", "not public"),
     ],
     ids=str,
 )
@@ -255,6 +257,12 @@ def test_a_last_frame_comes_with_a_first_one_or_alone_in_the_same_size(submit, s
         assert job.kind == "first-last-frame"
         assert {stored(key).size for key in job.input_keys} == {(544, 720)}
         assert len(job.input_keys) == len([name for name in body if "image" in name])
+
+
+def test_two_images_take_one_place_after_the_other(submit, monkeypatch):
+    monkeypatch.setattr("jobs.media.images._slots", threading.BoundedSemaphore(1))
+
+    submit(image_base64=encoded_picture(), last_image_base64=encoded_picture())
 
 
 class TestWarnings:
