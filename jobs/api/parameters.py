@@ -114,7 +114,9 @@ def _frames(preset: Preset, kind: Kind, asked: Mapping[str, Any]) -> int:
         raise ValidationError({"seconds": ["Give num_frames or seconds, not both."]})
     able = _lengths(preset)
     if not able:
-        sentence = f"The preset {preset.name} has no video of {settings.MAX_FRAMES} frames, the most here."
+        sentence = (
+            f"The preset {preset.name} has no video as short as {settings.MAX_FRAMES} frames, the most here."
+        )
         raise ValidationError({"preset": [sentence]})
     if "seconds" in asked:
         rate = kind.default("fps")

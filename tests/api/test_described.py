@@ -87,6 +87,15 @@ def test_a_preset_narrows_what_the_service_allows_and_never_widens_it(own_preset
     assert width * height <= 700_000
 
 
+def test_a_preset_whose_videos_are_all_too_long_is_refused_in_words(api, own_preset, settings):
+    own_preset(limited)
+    settings.MAX_FRAMES = 17
+
+    assert "17 frames, the most here" in errors(api)["preset"][0]
+    [mine] = [preset for preset in api.get("/presets").json() if preset["name"] == "mine"]
+    assert mine["kinds"]["text-to-video"]["num_frames"] == {"default": None, "choices": []}
+
+
 def test_a_second_scale_that_follows_the_first_stays_within_its_own_limits(api, own_preset):
     def narrower(files):
         limited(files)
