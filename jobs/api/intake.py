@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import IntegrityError
 from rest_framework.serializers import Serializer, ValidationError
@@ -59,12 +59,18 @@ def fingerprint(body: Serializer) -> str:
     Each field that the serializer knows is in it, so that a new field cannot be forgotten. The first three
     have the form in which earlier releases hashed them, since their rows are compared as well.
     """
-    sent = body.initial_data
-    asked = [sent.get("prompt"), sent.get("image_url") or None, sent.get("image_base64") or None]
-    others = body.fields.keys() - {"prompt", "image_url", "image_base64"}
-    if more := {name: sent[name] for name in others if sent.get(name) not in (None, "")}:
+    sent = {name: _plain(body.initial_data.get(name)) for name, _ in body.fields.items()}
+    asked = [sent.pop(name, None) for name in ("prompt", "image_url", "image_base64")]
+    if more := {name: value for name, value in sent.items() if value is not None}:
         asked.append(more)
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """What is the same request has the same form: an empty text is none, and 5.0 is 5."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return None if value == "" else value
 
 
 def _earlier(key: ApiKey | None, idempotency_key: str | None, sha256: str) -> Job | None:
@@ -78,15 +84,15 @@ def _submit(client: Client, body: Serializer, idempotency_key: str | None, sha25
     body.is_valid(raise_exception=True)
     data = body.validated_data
     sources = {name: data[name] for name in ("image", "last_image") if data[name]}
-    asked = parameters.resolve(data["asked"], image="image" in sources, last_image="last_image" in sources)
+    asked = parameters.resolve(data["asked"], **{name: source.field for name, source in sources.items()})
+    unknown = [name for name in body.initial_data if name not in body.fields]
     job = Job(
         kind=asked.kind,
         prompt=data["prompt"],
         preset=asked.preset.reference,
         seed=asked.seed,
         parameters=asked.parameters | {"size": asked.shape},
-        warnings=parameters.of_unknown(body.initial_data.keys() - body.fields.keys(), body.fields)
-        + asked.warnings,
+        warnings=parameters.of_unknown(unknown, body.fields) + asked.warnings,
         size_factor=asked.preset.scale,
         rate_factor=asked.preset.rate,
         has_first_image="image" in sources,
@@ -108,14 +114,17 @@ def _submit(client: Client, body: Serializer, idempotency_key: str | None, sha25
 
 def _normalised(job: Job, sources: Mapping[str, ImageSource], fit: str) -> dict[str, bytes]:
     """The images by their keys. Where the size follows an image, it is the first one's."""
-    found = {}
+    found, errors = {}, {}
     for name, source in sources.items():
         try:
             png = images.normalise(source.read(), job.parameters["size"], fit)
         except images.BadImage as error:
-            raise ValidationError({source.field: [str(error)]}) from None
+            errors[source.field] = [str(error)]
+            continue
         job.parameters["size"] = "{}x{}".format(*images.size(png))
         found[job.last_input_key if name == "last_image" else job.input_key] = png
+    if errors:
+        raise ValidationError(errors)
     return found
 
 

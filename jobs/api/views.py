@@ -112,7 +112,7 @@ class PresetsView(View):
 
     @schema.presets
     def get(self, request: Request) -> Response:
-        return Response(answers.Preset(parameters.describe_all(), many=True).data)
+        return Response(answers.Preset(parameters.describe_all(requests.PARAMETERS), many=True).data)
 
 
 class CancelView(View):

@@ -5,7 +5,8 @@ import schemathesis
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """An image_url that names a server is not fetched: it becomes one of no server."""
-    url = case.body.get("image_url") if isinstance(case.body, dict) else None
-    if isinstance(url, str) and "." in url:
-        case.body = case.body | {"image_url": "http://image.invalid/"}
+    """An image's URL that names a server is not fetched: it becomes one of no server."""
+    for name in ("image_url", "last_image_url"):
+        url = case.body.get(name) if isinstance(case.body, dict) else None
+        if isinstance(url, str) and "." in url:
+            case.body = case.body | {name: "http://image.invalid/"}
