@@ -123,7 +123,7 @@ class GenerateRequest(serializers.Serializer):
         choices=["cut", "pad"],
         error_messages={"invalid_choice": "This must be cut or pad."},
         help_text="What to do with an image whose aspect is not the size's",
-        **OPTIONAL,
+        **OPTIONAL_TEXT,
     )
     num_frames = WholeNumber(help_text="4n+1, from 5", **OPTIONAL)
     seconds = Number(help_text="The length in place of num_frames, at the preset's rate", **OPTIONAL)

@@ -77,6 +77,7 @@ def test_without_any_the_job_has_what_the_reference_says(submit):
         ({"seed": 0}, {"seed": 0}),
         ({"seed": 2**53 - 1}, {"seed": 2**53 - 1}),
         ({"negative_prompt": " rain (heavy) "}, {"negative_prompt": " rain (heavy) "}),
+        ({"size": "", "fit": "", "preset": "", "steps": None}, {"size": "832x480", "steps": 20}),
         ({"size": "480x832"}, {"size": "480x832"}),
         ({"size": "256x1280"}, {"size": "256x1280"}),
         ({"size": "720p"}, {"size": "1280x720"}),

@@ -55,7 +55,6 @@ class TestFollow:
         assert Job.objects.get().lapses == 0
         assert Job.objects.get().progress == 25
 
-
     def test_progress_is_written_when_there_is_some_and_not_at_every_message(self, rendering):
         told = []
         for nodes, now in (({}, 10), (sampled(1), 10.5), (sampled(2), 11), (sampled(2), 10.5 + WRITE_PAUSE)):
