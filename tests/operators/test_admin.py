@@ -2,6 +2,7 @@
 
 import csv
 import html
+import json
 import re
 
 import boto3
@@ -110,6 +111,16 @@ class TestList:
         [row] = csv.DictReader(answer.getvalue().decode().splitlines())
         assert (row["id"], row["error"]) == (str(job.pk), "It failed, badly.")
         assert row["prompt"] == '\'=HYPERLINK("http://evil.example")'  # a spreadsheet would run it
+
+    def test_the_csv_has_what_was_asked_for(self, admin, submit):
+        job = Job.objects.get(pk=submit(preset="quality", seed=2**53 - 1, steps=5, **{"=1+1": 2}))
+
+        [row] = csv.DictReader(act(admin, "export", job).getvalue().decode().splitlines())
+
+        assert (row["preset"], row["preset_version"]) == ("quality", presets.find("quality").reference)
+        assert [row[name] for name in ("size", "num_frames", "fps", "steps")] == ["832x480", "81", "16", "5"]
+        assert json.loads(row["parameters"]) == job.shown_parameters
+        assert row["warnings"] == "'=1+1 was ignored."
 
 
 class TestDetail:
