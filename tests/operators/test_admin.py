@@ -78,6 +78,14 @@ class TestList:
 
         assert listed(admin, "?status__exact=failed") == [str(job.pk)]
 
+    def test_a_filter_by_preset_takes_all_of_its_versions(self, admin):
+        jobs = [make_job(preset=preset) for preset in ("fast", "fast@0123456789ab", "faster@0123456789ab")]
+
+        text = page(admin, JOBS)
+
+        assert 'href="?preset=quality"' in text
+        assert listed(admin, "?preset=fast") == [str(job.pk) for job in reversed(jobs[:2])]
+
     def test_a_long_prompt_is_cut(self, admin):
         make_job(prompt="x" * 10_000)
 

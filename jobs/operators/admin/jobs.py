@@ -9,13 +9,10 @@ from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.core.paginator import Paginator
-from django.db import connection
 from django.db.models import Q
 from django.http import HttpRequest, StreamingHttpResponse
 from django.template.defaultfilters import pluralize
 from django.template.response import TemplateResponse
-from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.text import Truncator
 from django.utils.timezone import now
@@ -25,6 +22,7 @@ from jobs.models import Job
 from jobs.models.event import Event
 from jobs.models.job import FINAL, REQUEUABLE, JobQuerySet
 from jobs.operators import export
+from jobs.operators.admin.listing import BoundedPaginator, PresetFilter
 from jobs.operators.admin.read_only import ReadOnlyAdmin
 from jobs.operators.console import duration
 from jobs.queue.returns import cancel, purge
@@ -34,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 LOOKUPS = {
     *("status__exact", "kind__exact", "created_at__gte", "created_at__lt"),
-    *("engine__id__exact", "engine__isnull", "key__id__exact", "key__isnull"),
+    *("engine__id__exact", "engine__isnull", "key__id__exact", "key__isnull", PresetFilter.parameter_name),
 }
 SEARCHED = 50_000  # prompts at most, since there is no index of their words
 MOST_PURGED = 200  # jobs at once: each costs some requests to S3, while a browser waits
@@ -59,22 +57,6 @@ class EventInline(admin.TabularInline):
         return False
 
 
-class BoundedPaginator(Paginator):
-    """Counts at most MOST rows. For the whole table it shows the estimate that Postgres keeps."""
-
-    MOST = 10_000
-
-    @cached_property
-    def count(self) -> int:
-        jobs: Any = self.object_list
-        counted: int = jobs.order_by()[: self.MOST].count()
-        if counted == self.MOST and not jobs.query.where:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = 'jobs_job'::regclass")
-                return max(counted, cursor.fetchone()[0])
-        return counted
-
-
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
     list_display = (
@@ -91,7 +73,7 @@ class JobAdmin(ReadOnlyAdmin):
         "ran",
         "attempt",
     )
-    list_filter = ("status", "kind", "engine", "key", "created_at")
+    list_filter = ("status", "kind", PresetFilter, "engine", "key", "created_at")
     search_fields = ("id", "prompt")  # get_search_results() has its own way
     search_help_text = f"An id, or words of the prompt: of the newest {SEARCHED:,} that the filters leave."
     sortable_by = ("created_at",)  # the others would sort the whole table
