@@ -149,6 +149,37 @@ class TestDetail:
         assert "It failed." in text
         assert S3_URL not in text
 
+    def test_both_images_of_a_job_with_a_first_and_a_last_frame(self, admin):
+        job = make_job(kind="first-last-frame", has_first_image=True)
+
+        text = page(admin, f"{JOBS}{job.pk}/change/")
+
+        assert re.findall(r'<img src="[^"]+/inputs/([^"?]+)\?', text) == [
+            f"{job.pk}.png",
+            f"{job.pk}-last.png",
+        ]
+
+    def test_what_it_is_rendered_with_and_what_had_no_effect(self, admin, submit):
+        job_id = submit(preset="quality", seed=7, steps=5, negative_prompt=EVIL, **{"num_frame<b>": 9})
+
+        text = page(admin, f"{JOBS}{job_id}/change/")
+
+        for line in ("seed: 7", "steps: 5", f"negative_prompt: {EVIL}", "size: 832x480"):
+            assert html.escape(line) in text
+        assert "num_frame&lt;b&gt; was ignored" in text
+        assert presets.find("quality").reference in text
+
+    def test_what_it_waits_for(self, admin, submit):
+        assert "No GPU server is ready." in page(admin, f"{JOBS}{submit()}/change/")
+
+    def test_the_time_that_is_left(self, admin, engine):
+        work = {"work": 1000, "preset": presets.find("fast").reference}
+        make_job(status="completed", started_at=Now() - seconds(3600), **work)
+
+        text = page(admin, f"{JOBS}{make_job(**work).pk}/change/")
+
+        assert re.search(r"Time left:.*?(1 h 0 min|59 min \d+ s)", text, re.S)
+
     def test_the_graph_that_was_sent(self, admin, engine):
         job = make_job()
         claim_render(engine).begin(engine, {"save": {"class_type": "SaveVideo"}})

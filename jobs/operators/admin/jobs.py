@@ -3,7 +3,9 @@
 import json
 import logging
 import re
+from collections.abc import Iterable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -13,7 +15,7 @@ from django.db.models import Q
 from django.http import HttpRequest, StreamingHttpResponse
 from django.template.defaultfilters import pluralize
 from django.template.response import TemplateResponse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.text import Truncator
 from django.utils.timezone import now
 
@@ -25,6 +27,7 @@ from jobs.operators import export
 from jobs.operators.admin.listing import BoundedPaginator, PresetFilter
 from jobs.operators.admin.read_only import ReadOnlyAdmin
 from jobs.operators.console import duration
+from jobs.queue import engines, estimate
 from jobs.queue.returns import cancel, purge
 from jobs.queue.submit import requeue
 
@@ -57,6 +60,16 @@ class EventInline(admin.TabularInline):
         return False
 
 
+def _lines(texts: Iterable[str]) -> str:
+    return format_html_join("", '<div class="wrapped">{}</div>', ((text,) for text in texts)) or "-"
+
+
+def _image(job: Job, key: str, name: str) -> str:
+    if key not in job.input_keys:
+        return "-"
+    return format_html('<img src="{}" width="416" alt="{}">', storage.link(key), name)
+
+
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
     list_display = (
@@ -85,13 +98,14 @@ class JobAdmin(ReadOnlyAdmin):
     actions = ("requeue", "cancel", "purge", "export")
     inlines = (EventInline,)
     fieldsets = (
+        (None, {"fields": ("id", "status", "error", "percent", "waiting_for", "time_left", "video")}),
         (
-            None,
-            {"fields": ("id", "status", "error", "percent", "prompt", "kind", "reference_image", "video")},
+            "Request",
+            {"fields": ("prompt", "kind", "preset", "asked", "warned", "reference_image", "last_image")},
         ),
         ("Times", {"fields": ("created_at", "started_at", "rendered_at", "finished_at", "waited", "ran")}),
         ("Queue", {"fields": ("key", "priority", "turn", "place")}),
-        ("Render", {"fields": ("engine", "preset", "seed", "attempt", "render", "output", "graph")}),
+        ("Render", {"fields": ("engine", "attempt", "render", "output", "graph")}),
         ("Claim", {"fields": ("worker", "fence", "lease_until", "not_before")}),
         ("Troubles", {"fields": ("lost", "out_of_memory", "lapses", "publish_tries")}),
         ("Video file", {"fields": ("video_size", "video_frames", "video_sha256")}),
@@ -163,11 +177,30 @@ class JobAdmin(ReadOnlyAdmin):
             return f"none: it was begun on {job.engine}, and waits ENGINE_GRACE seconds for its worker"
         return str(job.position)
 
+    @admin.display(description="waiting for")
+    def waiting_for(self, job: Job) -> str:
+        return engines.hindrance(job) or "-"
+
+    @admin.display(description="time left")
+    def time_left(self, job: Job) -> str:
+        left, moment = estimate.seconds_left(job), now()
+        return "-" if left is None else duration(moment, moment + timedelta(seconds=left))
+
+    @admin.display(description="parameters")
+    def asked(self, job: Job) -> str:
+        return _lines(f"{name}: {value}" for name, value in sorted(job.shown_parameters.items()))
+
+    @admin.display(description="warnings")
+    def warned(self, job: Job) -> str:
+        return _lines(job.warnings)
+
     @admin.display(description="reference image")
     def reference_image(self, job: Job) -> str:
-        if job.kind != Job.Kind.IMAGE_TO_VIDEO:
-            return "-"
-        return format_html('<img src="{}" width="416" alt="reference image">', storage.link(job.input_key))
+        return _image(job, job.input_key, "reference image")
+
+    @admin.display(description="last frame")
+    def last_image(self, job: Job) -> str:
+        return _image(job, job.last_input_key, "image of the last frame")
 
     @admin.display(description="video")
     def video(self, job: Job) -> str:
