@@ -1,4 +1,4 @@
-"""The page of jobs. They change by actions alone, each of which asks before it does anything."""
+"""The pages of jobs. They change by actions alone, each of which asks before it does anything."""
 
 import json
 import logging
@@ -6,15 +6,17 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, ClassVar
 from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import Q
-from django.http import HttpRequest, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.template.defaultfilters import pluralize
 from django.template.response import TemplateResponse
+from django.urls import path
 from django.utils.html import format_html, format_html_join
 from django.utils.text import Truncator
 from django.utils.timezone import now
@@ -24,6 +26,7 @@ from jobs.models import Job
 from jobs.models.event import Event
 from jobs.models.job import FINAL, REQUEUABLE, JobQuerySet
 from jobs.operators import export
+from jobs.operators.admin.again import again
 from jobs.operators.admin.listing import BoundedPaginator, PresetFilter
 from jobs.operators.admin.read_only import ReadOnlyAdmin
 from jobs.operators.console import duration
@@ -96,6 +99,7 @@ class JobAdmin(ReadOnlyAdmin):
     show_facets = admin.ShowFacets.NEVER  # each would count the whole table
     paginator = BoundedPaginator
     actions = ("requeue", "cancel", "purge", "export")
+    change_form_template = "console/job.html"
     inlines = (EventInline,)
     fieldsets = (
         (None, {"fields": ("id", "status", "error", "percent", "waiting_for", "time_left", "video")}),
@@ -113,6 +117,14 @@ class JobAdmin(ReadOnlyAdmin):
 
     class Media:
         css: ClassVar = {"all": ["console/console.css"]}
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(partial(again, self))
+        return [path("<uuid:pk>/again/", view, name="jobs_job_again"), *super().get_urls()]
+
+    def change_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        options["extra_context"] = {"may_submit": self.has_manage_permission(request)}
+        return super().change_view(request, *args, **options)
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         """The newest first; queued jobs alone in the order in which they will be claimed."""
