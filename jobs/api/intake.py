@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 from django.db import IntegrityError
 from rest_framework.serializers import Serializer, ValidationError
 
-from jobs.api import parameters
 from jobs.api.authentication import Client
 from jobs.api.errors import KeyReused
 from jobs.media import images, storage
 from jobs.models import Job
 from jobs.models.key import ApiKey, LimitReached
 from jobs.models.tombstone import Tombstone
+from jobs.queue import parameters
 from jobs.queue.submit import check_limits, submit, submitted_with
 
 

@@ -10,11 +10,11 @@ from rest_framework import serializers
 from rest_framework.exceptions import ParseError
 from rest_framework.request import Request
 
-from jobs.api import parameters
 from jobs.api.answers import SHOWN_AS
 from jobs.api.intake import ImageSource
 from jobs.media.images import from_base64
 from jobs.media.public import fetch
+from jobs.queue import parameters
 
 MAX_PROMPT = 10_000
 MAX_URL = 8192
@@ -98,7 +98,7 @@ OPTIONAL_TEXT: dict[str, Any] = OPTIONAL | {"allow_blank": True}
 
 
 class GenerateRequest(serializers.Serializer):
-    """The body of POST /generate. What depends on the preset is checked in ``jobs/api/parameters.py``."""
+    """The body of POST /generate. What depends on the preset is checked in ``jobs/queue/parameters.py``."""
 
     prompt = PromptField(help_text="Text description of the video to generate")
     image_url = ImageUrlField(

@@ -14,14 +14,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from jobs.api import answers, intake, parameters, requests, schema
+from jobs.api import answers, intake, requests, schema
 from jobs.api.authentication import client_of
 from jobs.api.errors import Conflict, LengthRequired
 from jobs.media import storage
 from jobs.media.images import Busy
 from jobs.models import Job
 from jobs.operators import health, metrics
-from jobs.queue import engines
+from jobs.queue import engines, parameters
 from jobs.queue.returns import cancel, purge
 from wanapi import limits
 from wanapi.within import Threads

@@ -41,10 +41,10 @@ def submitted_with(idempotency_key: str, key: ApiKey | None) -> Job | None:
     return jobs.first()
 
 
-def submit(job: Job) -> Job:
+def submit(job: Job, detail: str = "") -> Job:
     """Accepts a job: its row and the wake-up commit together. Raises LimitReached, and IntegrityError if
     its idempotency key was used already. If another request with the same idempotency key is just being
-    accepted, this one waits for it."""
+    accepted, this one waits for it. ``detail`` says how it came about, if not by a client's request."""
     with transaction.atomic():
         _one_after_the_other()
         if job.key_id:
@@ -58,7 +58,8 @@ def submit(job: Job) -> Job:
         job.refresh_from_db()
         job.first_position = job.position
         job.save(update_fields=["first_position"])
-        Event.objects.note([job], Event.Kind.CREATED, detail=f"with {job.key or 'the API_KEY'}")
+        told = [f"with {job.key or 'the API_KEY'}", detail]
+        Event.objects.note([job], Event.Kind.CREATED, detail=", ".join(filter(None, told)))
         wake(RENDER)
     return job
 

@@ -3,8 +3,8 @@
 import pytest
 
 from comfy import presets
-from jobs.api.parameters import describe
 from jobs.api.requests import PARAMETERS
+from jobs.queue.parameters import describe
 from tests.factories import encoded_picture, picture
 
 pytestmark = pytest.mark.django_db
