@@ -29,9 +29,10 @@ fuzz: .venv/ready  ## hostile bodies, images, servers and the API against its sc
 test-browser: .venv/ready  ## the admin in Debian's Chromium (apt install chromium); screenshots in .local/screenshots
 	@BROWSER=1 exec $(PY) -m pytest tests/browser $(ARGS)
 
-test-comfyui: .venv/ready  ## the driver's tests against a real ComfyUI: COMFYUI_URL=http://... make test-comfyui
+test-comfyui: .venv/ready  ## the driver, every parameter and the presets on a real ComfyUI: COMFYUI_URL=http://... make test-comfyui
 	@test -n "$(COMFYUI_URL)" || { echo "Name the server: COMFYUI_URL=http://127.0.0.1:8188 make test-comfyui"; exit 1; }
-	@DRIVE="$(COMFYUI_URL)" exec $(PY) -m pytest tests/comfy/test_driver.py $(ARGS)
+	@DRIVE="$(COMFYUI_URL)" exec $(PY) -m pytest tests/comfy/test_driver.py tests/comfy/test_nodes.py \
+		tests/workers/test_parameters.py tests/workers/test_presets.py tests/operators/test_check_presets.py $(ARGS)
 
 bench: .venv/ready  ## how long ComfyUI stands idle between two queued jobs
 	@exec $(PY) -m local.bench.idle

@@ -113,7 +113,7 @@ def model_files(node: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     for name, value in node["inputs"].items():
         of_class = FOLDERS_OF_CLASS.get((node["class_type"], name))
         if folder := of_class or MODEL_FOLDERS.get(name):
-            is_gguf = isinstance(value, str) and value.endswith(".gguf")
+            is_gguf = isinstance(value, str) and value.lower().endswith(".gguf")
             yield name, GGUF_FOLDERS.get(folder, folder) if is_gguf else folder, value
 
 

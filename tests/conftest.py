@@ -23,7 +23,7 @@ from jobs.workers.hold import WORKER, stopping
 from jobs.workers.render import Memory, render
 from tests.factories import COMFYUI, FULL
 from tests.image_servers import Server, serving
-from tests.stack import KEY, S3_URL, SIMULATOR_URL
+from tests.stack import COMFYUI_URL, KEY, S3_URL, SIMULATOR_URL
 
 collect_ignore = [] if os.environ.get("BROWSER") else ["browser"]  # of `make test-browser`
 figures: list[tuple[str, str]] = []
@@ -104,8 +104,8 @@ def own(server: Server, settings: Any) -> Server:
 
 @pytest.fixture
 def engine(db: None) -> Engine:
-    """The simulator's engine, held by this process and ready."""
-    held = engines.hold(name="sim", url=SIMULATOR_URL, worker=WORKER)
+    """The simulator's engine, or that of a real ComfyUI, held by this process and ready."""
+    held = engines.hold(name="sim", url=COMFYUI_URL, worker=WORKER)
     assert held
     engines.report_well(held, version="test", runs=presets.runs([]), lacks=[])
     held.refresh_from_db()

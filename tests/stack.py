@@ -39,6 +39,9 @@ ENV = {
     **parts.S3_KEYS,
 }
 REAL_COMFYUI = os.environ.get("DRIVE", "").rstrip("/")  # of `make test-comfyui`
+COMFYUI_URL = REAL_COMFYUI or SIMULATOR_URL
+if REAL_COMFYUI:  # on a CPU a render takes longer than the lease, which in a test nobody renews
+    ENV["ENGINE_LEASE"] = "3600"
 for name in list(os.environ):
     if name.endswith("_FILE") or name.startswith("AWS_"):
         del os.environ[name]

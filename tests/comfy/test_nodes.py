@@ -11,7 +11,7 @@ from comfy.answers import Refused, Rendered
 from comfy.client import Comfy
 from jobs.models.job import folder
 from tests.factories import eventually, picture
-from tests.stack import REAL_COMFYUI, SIMULATOR_URL
+from tests.stack import COMFYUI_URL
 
 SIZE = {"width": (16, 16384), "height": (16, 16384), "length": (1, 16384), "batch_size": (1, 4096)}
 LIMITS = {
@@ -36,7 +36,7 @@ LIMITS = {
 
 @pytest.fixture(scope="module")
 def comfy():
-    with Comfy(REAL_COMFYUI or SIMULATOR_URL) as comfy:
+    with Comfy(COMFYUI_URL) as comfy:
         yield comfy
 
 

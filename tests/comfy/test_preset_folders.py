@@ -255,7 +255,7 @@ class TestGraphsOfOthers:
             graph["vision"] = {"class_type": "CLIPVisionLoader", "inputs": {"clip_name": "v.safetensors"}}
             graph["upscaler"] = {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "4x.pth"}}
             graph["low_noise_model"]["inputs"]["unet_name"] = "wan/low.gguf"
-            graph["text_encoder"]["inputs"]["clip_name"] = "umt5.gguf"
+            graph["text_encoder"]["inputs"]["clip_name"] = "umt5.GGUF"
             graph["decode"]["inputs"] |= {"vision": ["vision", 0], "upscaler": ["upscaler", 0]}
 
         files = self.read(tmp_path, change).files_of("text-to-video")
@@ -264,5 +264,5 @@ class TestGraphsOfOthers:
             ("clip_vision", "v.safetensors"),
             ("upscale_models", "4x.pth"),
             ("unet_gguf", "wan/low.gguf"),
-            ("clip_gguf", "umt5.gguf"),
+            ("clip_gguf", "umt5.GGUF"),
         } <= set(files)

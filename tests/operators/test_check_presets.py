@@ -8,6 +8,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from comfy import presets
+from tests.stack import COMFYUI_URL
 
 
 @pytest.fixture
@@ -104,15 +105,15 @@ def test_a_parameter_that_no_request_has(folder):
 
 
 class TestComfyUI:
-    def test_one_that_can_run_it(self, folder, simulator):
-        lines, well = check(folder, "--url", simulator.url)
+    def test_one_that_can_run_it(self, folder):
+        lines, well = check(folder, "--url", COMFYUI_URL)
 
         assert well
         assert lines[0].startswith("ComfyUI ")
         assert [line.partition("@")[0] for line in lines[1:]] == ["mine"]
 
-    def test_the_built_in_presets_have_nothing_that_it_would_ignore(self, simulator):
-        lines, well = check("--url", simulator.url)
+    def test_the_built_in_presets_have_nothing_that_it_would_ignore(self):
+        lines, well = check("--url", COMFYUI_URL)
 
         assert (len(lines), well) == (3, True)
 
@@ -130,65 +131,65 @@ class TestComfyUI:
             ),
         ],
     )
-    def test_what_it_would_refuse(self, folder, simulator, node, inputs, said):
+    def test_what_it_would_refuse(self, folder, node, inputs, said):
         with changed(folder, "text-to-video.json") as graph:
             values = graph[node]["inputs"] | inputs
             graph[node]["inputs"] = {name: value for name, value in values.items() if value is not ...}
 
-        lines, well = check(folder, "--url", simulator.url)
+        lines, well = check(folder, "--url", COMFYUI_URL)
 
         assert not well
         [wrong] = lines[1:-1]
         assert wrong.startswith(f"{folder}/mine/text-to-video.json: ")
         assert wrong.endswith(f"{said}.")
 
-    def test_a_node_that_it_does_not_know(self, folder, simulator):
+    def test_a_node_that_it_does_not_know(self, folder):
         with changed(folder, "text-to-video.json") as graph:
             graph["decode"]["class_type"] = "Decode / all? (best)"
 
-        lines, well = check(folder, "--url", simulator.url)
+        lines, well = check(folder, "--url", COMFYUI_URL)
 
         assert not well
         assert "node 'decode' (Decode / all? (best)) is of a class that ComfyUI does not know" in lines[1]
 
-    def test_a_second_output_in_the_middle(self, folder, simulator):
+    def test_a_second_output_in_the_middle(self, folder):
         """Its files would stay in ComfyUI's folder."""
         with changed(folder, "text-to-video.json") as graph:
             graph["seen"] = graph["save"] | {"inputs": graph["save"]["inputs"] | {"filename_prefix": "x"}}
             graph["video"]["inputs"]["audio"] = ["seen", 0]
             graph["seen"]["inputs"]["video"] = ["decode", 0]
 
-        lines, _ = check(folder, "--url", simulator.url)
+        lines, _ = check(folder, "--url", COMFYUI_URL)
 
         assert (
             f"{folder}/mine/text-to-video.json: node 'seen' (SaveVideo) is an output beside 'save'." in lines
         )
 
-    def test_a_last_node_that_saves_nothing(self, folder, simulator):
+    def test_a_last_node_that_saves_nothing(self, folder):
         with changed(folder, "text-to-video.json") as graph:
             graph["save"]["class_type"] = "CreateVideo"
             graph["save"]["inputs"] |= {"images": ["decode", 0], "fps": 16}
 
-        lines, _ = check(folder, "--url", simulator.url)
+        lines, _ = check(folder, "--url", COMFYUI_URL)
 
         assert f"{folder}/mine/text-to-video.json: node 'save' (CreateVideo) saves nothing." in lines
 
-    def test_an_input_that_it_ignores_is_wrong_where_a_parameter_goes_there(self, folder, simulator):
+    def test_an_input_that_it_ignores_is_wrong_where_a_parameter_goes_there(self, folder):
         with changed(folder, "text-to-video.json") as graph:
             graph["low_noise_shift"]["inputs"]["shifts"] = 5.0
         told = "node 'low_noise_shift' (ModelSamplingSD3) "
-        lines, well = check(folder, "--url", simulator.url)
+        lines, well = check(folder, "--url", COMFYUI_URL)
         assert (lines[-1], well) == (f"  {told}may ignore its input 'shifts'.", True)
 
         with changed(folder, "preset.json") as described:
             places = ["high_noise_shift.shift", "low_noise_shift.shifts"]
             described["kinds"]["text-to-video"]["bindings"]["flow_shift"] = places
-        lines, well = check(folder, "--url", simulator.url)
+        lines, well = check(folder, "--url", COMFYUI_URL)
         assert not well
         sentence = "does not know the input 'shifts', so the parameter would do nothing."
         assert lines[1] == f"{folder}/mine/text-to-video.json: {told}{sentence}"
 
-    def test_a_node_that_cannot_be_without_the_image(self, folder, simulator):
+    def test_a_node_that_cannot_be_without_the_image(self, folder):
         """A first image is taken out of the graph where there is none."""
         with changed(folder, "image-to-video.json") as graph:
             graph["image_to_video"]["inputs"]["vae"] = ["image", 0]
@@ -196,7 +197,7 @@ class TestComfyUI:
             kind = described["kinds"]["text-to-video"] = described["kinds"].pop("image-to-video")
             kind["graph"] = "image-to-video.json"
 
-        lines, _ = check(folder, "--url", simulator.url)
+        lines, _ = check(folder, "--url", COMFYUI_URL)
 
         assert lines[1].endswith("node 'image_to_video' (WanImageToVideo) needs an input 'vae'.")
 
