@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from django.db import connection
+from prometheus_client import Gauge
 
 from jobs.models import Job
 from jobs.queue.wake import CHANGED
@@ -25,6 +26,9 @@ from wanapi.postgres.listener import Listener
 
 logger = logging.getLogger(__name__)
 
+WAITING = Gauge(
+    "wanapi_waiting_clients", "Clients of this web instance that wait for a job.", multiprocess_mode="livesum"
+)
 LOOK = 1.0  # seconds between two looks at all jobs, and that a client waits for which there is no place
 SHOWN = ("status", "progress", "attempt", "started_at", "finished_at", "error")  # what is read of a job
 IDLE = 60.0  # seconds without anybody who waits, after which the thread ends
@@ -62,6 +66,7 @@ class Room:
                     return
             self._readers.add(reader)
             self._new.add(reader)
+            WAITING.set(len(self._readers))
             if self._watch is None:
                 self._watch = Watch(self)
                 self._watch.start()
@@ -81,6 +86,7 @@ class Room:
         with self._lock:
             leaving = self._readers.intersection(readers)
             self._readers -= leaving
+            WAITING.set(len(self._readers))
         for reader in leaving:
             reader.resume()
 

@@ -5,11 +5,13 @@ for one request: first it is parked, and when the wait is over it answers.
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
 from django.utils.http import parse_etags
 from rest_framework import serializers
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -62,3 +64,24 @@ def asked(request: Request) -> int:
             {"wait": [f"This must be a whole number of seconds from 0 to {LONGEST}, given once."]}
         )
     return int(text)
+
+
+def preferred(request: Request) -> int:
+    """The seconds of ``Prefer: wait=`` (RFC 7240), for views that make a job. It is a wish: what
+    cannot be granted is no error."""
+    wish = re.search(
+        r"(?:^|[,;])\s*wait\s*=\s*([0-9]{1,9})\s*(?:$|[,;])", request.headers.get("Prefer", ""), re.I
+    )
+    return min(int(wish[1]), LONGEST) if wish else 0
+
+
+def resumed(request: Request) -> Job | None:
+    """For a view that makes a job and ends with ``tell``: the job that this request made before it was
+    parked; None in its first call. Its body was read then and must not be asked for again."""
+    earlier = parking.earlier(request.META)
+    if not isinstance(earlier, Reader):
+        return None
+    job = client_of(request).jobs.filter(pk=earlier.job_id).first()
+    if job is None:
+        raise NotFound("There is no job with this id.")
+    return job
