@@ -3,12 +3,18 @@
 By a real gunicorn, since what waits there holds no thread.
 """
 
+import http.client
+import json
+import os
 import re
+import shutil
 import socket
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from types import SimpleNamespace
 
+import psycopg
 import pytest
 import requests
 from django.db import connection
@@ -21,9 +27,10 @@ from jobs.api.readers import Reader
 from jobs.models import ApiKey, Event, Job
 from jobs.queue.change import change
 from jobs.queue.returns import cancel
-from local.parts import database_url
+from jobs.queue.wake import CHANGED
+from local.parts import database_url, free_port
 from tests.factories import eventually, make_job
-from tests.stack import KEY, POSTGRES
+from tests.stack import KEY, LOG, POSTGRES
 from tests.wanapi.test_gunicorn import gunicorn
 from wanapi import limits
 
@@ -278,7 +285,43 @@ def test_a_connection_goes_on_after_it_waited(web):
         client.sendall(request)
         client.sendall(request)  # behind it, while it waits
 
-        assert b"".join(iter(lambda: client.recv(1), b"\n")).startswith(b"HTTP/1.1 200")
+        for _ in range(2):
+            with http.client.HTTPResponse(client) as answer:
+                answer.begin()
+                assert answer.status == 200
+                assert json.loads(answer.read())["status"] == "queued"
+
+
+@pytest.fixture
+def pgbouncer(tmp_path):
+    """In transaction mode, in front of the tests' Postgres."""
+    program = shutil.which("pgbouncer") or pytest.skip("pgbouncer is not installed")
+    port, config = free_port(), tmp_path / "pgbouncer.ini"
+    config.write_text(
+        f"[databases]\n* = host=127.0.0.1 port={POSTGRES} user=postgres password=test\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        "auth_type = any\npool_mode = transaction\n"
+    )
+    as_user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    with config.open() as file:  # another user may not open it
+        command = [program, *as_user, f"/dev/fd/{file.fileno()}"]
+        process = subprocess.Popen(command, pass_fds=[file.fileno()], stdout=LOG, stderr=LOG)
+    yield database().replace(f":{POSTGRES}/", f":{port}/")
+    process.terminate()
+    process.wait(10)
+
+
+def test_behind_pgbouncer_it_waits_as_well_and_listens_to_nothing(pgbouncer):
+    """A LISTEN would stay on one of its connections, and what is told there would reach anybody."""
+    job = make_job()
+    with gunicorn(DATABASE_URL=pgbouncer) as ports:
+        answer = Web(ports).wait(job)
+        cancel(Job.objects.filter(pk=job.pk))
+
+        assert answer.result(20).json()["status"] == "cancelled"
+        with psycopg.connect(pgbouncer, autocommit=True) as somebody:
+            somebody.execute(f"NOTIFY {CHANGED}")
+            assert list(somebody.notifies(timeout=0.2)) == []
 
 
 class TestAViewThatMakesAJob:
