@@ -102,8 +102,8 @@ class Worker(gthread.ThreadWorker):
 
     def _answer_next(self) -> None:
         """Many waits can be over at the same moment. Only a few threads answer them, so that others'
-        requests do not queue up behind all of them."""
-        while self._over and len(self._answered) < limits.READERS_ANSWERED:
+        requests do not queue up behind all of them. A server that stops has no others."""
+        while self._over and (not self.alive or len(self._answered) < limits.READERS_ANSWERED):
             conn = self._over.popleft()
             self._answered.add(conn)
             self.enqueue_req(conn)
@@ -123,3 +123,4 @@ class Worker(gthread.ThreadWorker):
     def _answer_all(self) -> None:
         for conn in list(self._parked):
             self._answer(conn)
+        self._answer_next()
