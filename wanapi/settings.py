@@ -190,8 +190,8 @@ CONTENT_SECURITY_POLICY = {
         "base-uri": ["'none'"],
     }
 }
-CORS_ALLOW_HEADERS = (*default_headers, "x-api-key", "idempotency-key")
-CORS_EXPOSE_HEADERS = ("retry-after",)
+CORS_ALLOW_HEADERS = (*default_headers, "x-api-key", "idempotency-key", "if-none-match", "prefer")
+CORS_EXPOSE_HEADERS = ("retry-after", "etag")
 CORS_URLS_REGEX = r"^/(?!admin/)"
 
 AUTHENTICATION_BACKENDS = [

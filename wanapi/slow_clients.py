@@ -16,7 +16,7 @@ from typing import Any
 from gunicorn import http
 from gunicorn.workers import gthread
 
-from wanapi import limits
+from wanapi import limits, parking
 
 PROMPT = 0.2  # seconds for which any client may let a thread wait
 RATE = 65536  # bytes that a client sends or reads for each second that it gets back, up to PROMPT
@@ -31,7 +31,7 @@ _heads = threading.BoundedSemaphore(limits.SLOW_HEADS)
 _others = threading.BoundedSemaphore(limits.SLOW_CLIENTS)
 
 
-class Worker(gthread.ThreadWorker):
+class Worker(parking.Worker):
     poller: Any
 
     def __init__(self, *args: Any, **options: Any):
@@ -56,7 +56,7 @@ class Worker(gthread.ThreadWorker):
             if not conn.wait_for_data(0):
                 return gthread._DEFER  # back to the poller: a client that has sent nothing needs no thread
             conn.sock = Client(conn.sock)
-            conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
+            conn.parser = parking.Parser(http.get_parser(self.cfg, conn.sock, conn.client))
         conn.sock.begin()
         goes_on = super().handle(conn)
         if not goes_on:
@@ -82,6 +82,7 @@ class Client:
     def __init__(self, connection: socket.socket):
         self._connection = connection
         self._ended = False
+        self.parked: parking.Parked | None = None
         self.begin()
 
     def begin(self) -> None:

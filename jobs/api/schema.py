@@ -5,7 +5,7 @@ from typing import Any
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 
-from jobs.api import answers, requests
+from jobs.api import answers, requests, waiting
 
 ERRORS = {
     400: "The body, the query or the image cannot be used; the sentence says why.",
@@ -39,6 +39,35 @@ RETRY_AFTER = OpenApiParameter(
     description="Seconds after which to come back.",
     response=[429, 503],
 )
+
+WAIT = OpenApiParameter(
+    "wait",
+    {"type": "integer", "minimum": 0, "maximum": waiting.LONGEST},
+    description="Seconds for which the answer may wait until the job is final; with If-None-Match, until "
+    "anything changes.",
+)
+IF_NONE_MATCH = OpenApiParameter(
+    "If-None-Match",
+    str,
+    OpenApiParameter.HEADER,
+    description="The ETag of an earlier answer: if nothing changed since, a 304.",
+)
+ETAG = OpenApiParameter(
+    "ETag",
+    str,
+    OpenApiParameter.HEADER,
+    description="Stands for the job's state, without links, position and time left.",
+    response=[200, 304],
+)
+COME_BACK = OpenApiParameter(
+    "Retry-After",
+    {"type": "integer", "minimum": 1},
+    OpenApiParameter.HEADER,
+    description="Seconds after which to wait again, if too many clients wait now.",
+    response=[200, 304],
+)
+WAITING = [WAIT, IF_NONE_MATCH, ETAG, COME_BACK]
+UNCHANGED = {304: OpenApiResponse(description="Nothing changed since the answer with this ETag.")}
 
 _ID = "550e8400-e29b-41d4-a716-446655440000"
 _LINK = "https://s3.amazonaws.com/..."
@@ -74,8 +103,8 @@ def status(view: Any) -> Any:
         operation_id="status",
         summary="Check a job's status",
         description="The `video_url` expires after an hour (a setting); each call gives a fresh one.",
-        parameters=[JOB_ID],
-        responses=_answers(answers.JobStatus, 401, 404, 503),
+        parameters=[JOB_ID, *WAITING],
+        responses=_answers(answers.JobStatus, 400, 401, 404, 414, 503) | UNCHANGED,
         examples=[
             _answered("Completed", {"job_id": _ID, "status": "completed", "video_url": _LINK, "error": None})
         ],
@@ -110,8 +139,8 @@ def job(view: Any) -> Any:
         operation_id="job",
         summary="Everything about one job",
         description="Its stage, progress and times; here a cancelled job is `cancelled`.",
-        parameters=[JOB_ID],
-        responses=_answers(answers.WholeJob, 401, 404, 503),
+        parameters=[JOB_ID, *WAITING],
+        responses=_answers(answers.WholeJob, 400, 401, 404, 414, 503) | UNCHANGED,
     )(view)
 
 

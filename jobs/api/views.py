@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from jobs.api import answers, intake, requests, schema
+from jobs.api import answers, intake, requests, schema, waiting
 from jobs.api.authentication import client_of
 from jobs.api.errors import Conflict, LengthRequired
 from jobs.media import storage
@@ -70,7 +70,7 @@ class StatusView(View):
 
     @schema.status
     def get(self, request: Request, job_id: str) -> Response:
-        return Response(answers.JobStatus(get_job(request, job_id)).data)
+        return waiting.tell(request, get_job(request, job_id), answers.JobStatus)
 
 
 class JobView(View):
@@ -78,7 +78,7 @@ class JobView(View):
 
     @schema.job
     def get(self, request: Request, job_id: str) -> Response:
-        return Response(answers.WholeJob(get_job(request, job_id)).data)
+        return waiting.tell(request, get_job(request, job_id), answers.WholeJob)
 
     @schema.delete
     def delete(self, request: Request, job_id: str) -> Response:

@@ -19,7 +19,7 @@ from jobs.models.clock import seconds
 from jobs.models.job import SUSPECT, JobQuerySet
 from jobs.queue.causes import NOT_PUBLISHED, Cause
 from jobs.queue.engines import abilities
-from jobs.queue.wake import PUBLISH, RENDER, wake
+from jobs.queue.wake import PUBLISH, RENDER, tell_of_change, wake
 
 
 class ClaimLost(Exception):
@@ -79,6 +79,7 @@ def _claim(jobs: JobQuerySet, worker: str, kind: Event.Kind, **changes: Any) -> 
         if kind == Event.Kind.CLAIMED:
             Served.objects.note(job.key_id, job.priority, job.turn)
         Event.objects.note([job], kind)
+        tell_of_change([job])
         return Claim(job)
 
 
@@ -128,6 +129,7 @@ class Claim:
             self.job.refresh_from_db()
             if kind:
                 Event.objects.note([self.job], kind, **(note or {}))
+            tell_of_change([self.job])
 
     # The render
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, suppress
 import pytest
 import requests
 
-CLIENTS = 80  # the two web processes have 30 threads each
+CLIENTS = 80  # the two web processes have 33 threads each
 FILE = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"  # 1.4 MB
 GET = f"GET {FILE} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 POST = "POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n"
