@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import NamedTuple
 
 from django.db import IntegrityError
@@ -19,9 +20,9 @@ from jobs.api.authentication import Client
 from jobs.api.errors import KeyReused
 from jobs.media import images, storage
 from jobs.models import Job
-from jobs.models.key import ApiKey, LimitReached
+from jobs.models.key import LimitReached
 from jobs.models.tombstone import Tombstone
-from jobs.queue.submit import check_limits, submit, submitted_with
+from jobs.queue.submit import check_limits, equal, now, submit, submitted_with
 
 
 class ImageSource(NamedTuple):
@@ -32,23 +33,34 @@ class ImageSource(NamedTuple):
     read: Callable[[], bytes]
 
 
-def accept(client: Client, body: Serializer, idempotency_key: str | None) -> Job:
-    """The job that this request asks for: a new one, or the earlier one with this idempotency key.
+def accept(
+    client: Client, body: Serializer, idempotency_key: str | None, repeated: bool | None = None
+) -> Job:
+    """The job that this request asks for: a new one, or that of an earlier request that was the same one.
 
     ``body`` has the request as it was sent. Once it is valid, its data are ``prompt``; ``image`` and
-    ``last_image``, each an ImageSource or None; and ``asked``, the parameters that were given. Raises
-    ValidationError by field, also for an image that cannot be used; KeyReused; LimitReached; and what
+    ``last_image``, each an ImageSource or None; ``asked``, the parameters that were given; and ``warnings``,
+    if the serializer has any of its own. ``repeated``: whether the request says that it was sent before, at
+    doors whose clients do so; it counts where there is no idempotency key.
+
+    Raises ValidationError by field, also for an image that cannot be used; KeyReused; LimitReached; and what
     jobs.media raises: Busy, CannotRead, StorageError.
     """
-    sha256 = fingerprint(body)
-    if earlier := _earlier(client.key, idempotency_key, sha256):
+    job = Job(
+        key=client.key,
+        idempotency_key=idempotency_key,
+        request_sha256=fingerprint(body),
+        repeated=bool(repeated) and not idempotency_key,
+    )
+    began = None if repeated is None or idempotency_key else now()
+    if earlier := _earlier(job, began):
         return earlier
     try:
         check_limits(client.key)  # submit() does so again, and exactly, under its lock
-        return _submit(client, body, idempotency_key, sha256)
+        return _submit(job, body, began)
     except (IntegrityError, LimitReached):
-        # A request with the same idempotency key may have been quicker, and may have taken the last place.
-        if earlier := _earlier(client.key, idempotency_key, sha256):
+        # Another one of the same requests may have been quicker, and may have taken the last place.
+        if earlier := _earlier(job, began):
             return earlier
         raise
 
@@ -64,46 +76,48 @@ def fingerprint(body: Serializer) -> str:
     others = body.fields.keys() - {"prompt", "image_url", "image_base64"}
     if more := {name: sent[name] for name in others if sent.get(name) not in (None, "")}:
         asked.append(more)
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    text = json.dumps(asked, sort_keys=True, default=lambda file: file.sha256)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _earlier(key: ApiKey | None, idempotency_key: str | None, sha256: str) -> Job | None:
-    earlier = submitted_with(idempotency_key, key) if idempotency_key else None
-    if earlier and earlier.request_sha256 != sha256:
+def _earlier(job: Job, began: datetime | None) -> Job | None:
+    if not job.idempotency_key:
+        return equal(job, began) if began else None
+    earlier = submitted_with(job.idempotency_key, job.key)
+    if earlier and earlier.request_sha256 != job.request_sha256:
         raise KeyReused
     return earlier
 
 
-def _submit(client: Client, body: Serializer, idempotency_key: str | None, sha256: str) -> Job:
+def _submit(job: Job, body: Serializer, began: datetime | None) -> Job:
     body.is_valid(raise_exception=True)
     data = body.validated_data
     sources = {name: data[name] for name in ("image", "last_image") if data[name]}
     asked = parameters.resolve(data["asked"], image="image" in sources, last_image="last_image" in sources)
-    job = Job(
-        kind=asked.kind,
-        prompt=data["prompt"],
-        preset=asked.preset.reference,
-        seed=asked.seed,
-        parameters=asked.parameters | {"size": asked.shape},
-        warnings=parameters.of_unknown(body.initial_data.keys() - body.fields.keys(), body.fields)
-        + asked.warnings,
-        size_factor=asked.preset.scale,
-        rate_factor=asked.preset.rate,
-        has_first_image="image" in sources,
-        key=client.key,
-        idempotency_key=idempotency_key,
-        request_sha256=sha256,
-    )
+    job.kind, job.prompt, job.seed = asked.kind, data["prompt"], asked.seed
+    job.preset = asked.preset.reference
+    job.parameters = asked.parameters | {"size": asked.shape}
+    unknown = parameters.of_unknown(body.initial_data.keys() - body.fields.keys(), body.fields)
+    job.warnings = unknown + data.get("warnings", []) + asked.warnings
+    job.size_factor, job.rate_factor = asked.preset.scale, asked.preset.rate
+    job.has_first_image = "image" in sources
     if sources:
         _store(job, _normalised(job, sources, asked.fit))
     job.work = asked.work(job.parameters["size"])
     try:
-        return submit(job)
+        accepted = submit(job, began)
     except (IntegrityError, LimitReached):
-        if sources:
-            with suppress(storage.StorageError), storage.slot():  # purge_leftovers removes what stays
-                storage.delete(job.input_keys)
+        _forget_images(job)
         raise
+    if accepted.pk != job.pk:
+        _forget_images(job)
+    return accepted
+
+
+def _forget_images(job: Job) -> None:
+    if job.input_keys:
+        with suppress(storage.StorageError), storage.slot():  # purge_leftovers removes what stays
+            storage.delete(job.input_keys)
 
 
 def _normalised(job: Job, sources: Mapping[str, ImageSource], fit: str) -> dict[str, bytes]:

@@ -51,7 +51,7 @@ class Resolved:
 
 def resolve(asked: Mapping[str, Any], *, image: bool, last_image: bool) -> Resolved:
     """``asked``: the given parameters, each of the right type. Raises ValidationError by field."""
-    preset = _preset(asked.get("preset"))
+    preset = find_preset(asked.get("preset"))
     kind_name = "first-last-frame" if last_image else "image-to-video" if image else "text-to-video"
     kind = preset.kinds.get(kind_name)
     if kind is None:
@@ -78,7 +78,7 @@ def resolve(asked: Mapping[str, Any], *, image: bool, last_image: bool) -> Resol
     )
 
 
-def _preset(name: str | None) -> Preset:
+def find_preset(name: str | None) -> Preset:
     try:
         return presets.find(name or settings.WORKFLOW_PRESET)
     except KeyError:

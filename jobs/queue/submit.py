@@ -1,5 +1,6 @@
 """How a job gets into the queue: limits, turns, idempotency; and how an operator puts it there again."""
 
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -16,6 +17,7 @@ from jobs.queue.change import change
 from jobs.queue.wake import RENDER, wake
 
 SUBMISSIONS = 0x57414E  # the number of the advisory lock in Postgres that all submits take
+REPEATED_WITHIN = 15 * 60  # seconds; OpenAI's libraries wait ten minutes for an answer
 
 
 class QueueFull(LimitReached):
@@ -41,12 +43,43 @@ def submitted_with(idempotency_key: str, key: ApiKey | None) -> Job | None:
     return jobs.first()
 
 
-def submit(job: Job) -> Job:
+def now() -> datetime:
+    """Postgres' time."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement_timestamp()")
+        return cursor.fetchone()[0]
+
+
+def equal(job: Job, began: datetime) -> Job | None:
+    """The job of an equal request that this one is a repetition of, or that is a repetition of this one.
+
+    The libraries of OpenAI send a request again when they got no answer, without an idempotency key, and only
+    the second one says that it is a repetition (``job.repeated``). It belongs to the newest equal job of the
+    last REPEATED_WITHIN seconds. But the first one may still be under way, and come after it: so a job that
+    came of a repetition is also taken by one request that is not marked, if that ``began`` before the job
+    was accepted.
+    """
+    equals = Job.objects.filter(key=job.key_id, request_sha256=job.request_sha256, deleted=False)
+    if job.repeated:
+        recent = equals.filter(created_at__gt=Now() - seconds(REPEATED_WITHIN))
+        return recent.order_by("-created_at", "-id").first()
+    for found in equals.filter(repeated=True, created_at__gte=began).order_by("created_at", "id"):
+        if Job.objects.filter(pk=found.pk, repeated=True).update(repeated=False):
+            return found
+    return None
+
+
+def submit(job: Job, began: datetime | None = None) -> Job:
     """Accepts a job: its row and the wake-up commit together. Raises LimitReached, and IntegrityError if
     its idempotency key was used already. If another request with the same idempotency key is just being
-    accepted, this one waits for it."""
+    accepted, this one waits for it.
+
+    With ``began``, the time at which the request came, the answer may be an ``equal`` job in place of this
+    one: under the lock either of two equal requests finds the other one's job."""
     with transaction.atomic():
         _one_after_the_other()
+        if began and (earlier := equal(job, began)):
+            return earlier
         if job.key_id:
             job.key = ApiKey.objects.get(pk=job.key_id)
             job.priority = job.key.priority
@@ -82,6 +115,7 @@ def requeue(jobs: JobQuerySet, detail: str = "") -> int:
             not_before=None,
             attempt=0,
             turn=0,
+            deleted=False,
         )
         _give_turns(Job.objects.queued().filter(pk__in=chosen))
         if count:
