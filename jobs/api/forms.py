@@ -77,7 +77,7 @@ class Multipart(MultiPartParser):
         request = parser_context["request"]
         refuse_compressed(request)
         meta = request.META | {"CONTENT_TYPE": media_type}
-        body = Body(stream)
+        body: Any = Body(stream)
         try:
             parser = _Parser(meta, body, [Spool(request)], "utf-8")
             data, files = parser.parse()
@@ -91,7 +91,7 @@ class Multipart(MultiPartParser):
 
 
 class UrlEncoded(FormParser):
-    def parse(self, stream: IO[bytes], media_type: Any = None, parser_context: Any = None) -> QueryDict:
+    def parse(self, stream: Any, media_type: Any = None, parser_context: Any = None) -> Any:
         request = parser_context["request"]
         refuse_compressed(request)
         text = stream.read()

@@ -3,9 +3,9 @@
 A video's id is the id of its job. Every create goes through jobs/api/intake.py, as at the other doors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.db.models import Q
@@ -109,7 +109,7 @@ class VideosView(Door):
 
     def _accepted(self, request: Request) -> Job:
         key = requests.idempotency_key(request)
-        body = VideoRequest(request.data)
+        body = VideoRequest(cast(Mapping[str, Any], request.data))
         try:
             return intake.accept(client_of(request), body, key, requests.is_repeated(request))
         except ValidationError as error:

@@ -6,6 +6,7 @@ ignored, with a warning in ``GET /jobs/{job_id}``.
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
@@ -45,19 +46,8 @@ REFUSED = {
     ),
     "input_references": "Give one image, as input_reference.",
 }
-KNOWN = {
-    *OURS,
-    *ALIASES,
-    *IMAGES,
-    *ONE,
-    *OFF,
-    *REFUSED,
-    "model",
-    "width",
-    "height",
-    "aspect_ratio",
-    "short_edge",
-}
+SHAPES = ("width", "height", "aspect_ratio", "short_edge")
+KNOWN = {*OURS, *ALIASES, *IMAGES, *ONE, *OFF, *REFUSED, *SHAPES, "model"}
 TRAINED = {"16:9": "832x480", "9:16": "480x832"}
 ABSENT = (None, "")
 
@@ -73,7 +63,7 @@ class VideoRequest(requests.GenerateRequest):
 
     image_file = UploadField(required=False)
 
-    def __init__(self, body: dict[str, Any] | QueryDict):
+    def __init__(self, body: Mapping[str, Any]):
         translation = Translation(_flat(body))
         self.names, self.warnings = translation.names, translation.warnings
         super().__init__(data=translation.fields)
@@ -108,7 +98,7 @@ class Translation:
         self._image()
         self._size()
         self._length()
-        self.warnings += parameters.of_unknown(given.keys() - KNOWN, KNOWN - {"image_file"})
+        self.warnings += parameters.of_unknown(given.keys() - KNOWN, KNOWN)
 
     def _put(self, ours: str, theirs: str, value: Any) -> None:
         if ours in self.fields:
@@ -167,7 +157,7 @@ class Translation:
     def _size(self) -> None:
         """As vLLM-Omni: ``size`` comes before width and height, and both are rounded down to multiples of 16.
         Without any, the video of an image has its shape."""
-        asked = [name for name in ("width", "height", "aspect_ratio", "short_edge") if name in self.given]
+        asked = [name for name in SHAPES if name in self.given]
         if "size" in self.fields:
             self.warnings += [f"{name} was ignored, since there is a size." for name in asked]
         elif "width" in asked or "height" in asked:
@@ -217,7 +207,7 @@ def _frames(seconds: float, fps: int) -> int:
     return frames
 
 
-def _flat(body: dict[str, Any] | QueryDict) -> dict[str, Any]:
+def _flat(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that have a value. Of a form, ``a[b]`` becomes the field ``a`` with an object."""
     if not isinstance(body, QueryDict):
         return {name: value for name, value in body.items() if value not in ABSENT}
