@@ -65,5 +65,5 @@ lock: .venv/ready  ## pins everything with its hashes, after a change of a requi
 audit: .venv/ready  ## known weaknesses of what is installed; not part of CI, since it turns red by itself
 	@.venv/bin/uv tool run pip-audit==$(PIP_AUDIT) --disable-pip --require-hashes -r requirements.txt
 
-.venv/ready: requirements.txt requirements-dev.txt local/requirements-s3.txt local/setup.sh
+.venv/ready: requirements.txt requirements-dev.txt local/requirements-s3.txt local/setup.sh tests/clients/node/package-lock.json
 	@sh local/setup.sh

@@ -17,12 +17,16 @@ _parsed = threading.BoundedSemaphore(limits.PARSED_BODIES)
 
 
 @contextmanager
-def place(request: Request) -> Iterator[None]:
+def place(request: Request, *, chunked_forms: bool = False) -> Iterator[None]:
     """Within this block the body may be parsed. Raises LengthRequired, PayloadTooLarge, and Busy if there is
-    no place."""
-    if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
-        raise LengthRequired  # to Django a chunked body looks empty
+    no place. ``chunked_forms``: forms may come without a length (jobs/api/forms.py counts their bytes)."""
+    form = request.content_type.lower().startswith("multipart/")
     length = int(request.META.get("CONTENT_LENGTH") or 0)
+    if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
+        if not (chunked_forms and form):
+            raise LengthRequired  # to Django a chunked body looks empty
+        length = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        request._stream = request.META["wsgi.input"]
     if length > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
         raise PayloadTooLarge
     if length <= limits.LARGE:
@@ -31,7 +35,7 @@ def place(request: Request) -> Iterator[None]:
     if not _large.acquire(blocking=False):
         raise Busy
     try:
-        if request.content_type.lower().startswith("multipart/"):
+        if form:
             yield  # it is parsed while it comes, and its files go to disk
             return
         _ = request._request.body  # read before a place of _parsed is taken: the client may send slowly

@@ -11,8 +11,9 @@ from django.conf import settings
 from django.core.exceptions import TooManyFieldsSent, TooManyFilesSent
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
-from django.http import QueryDict
+from django.http import QueryDict, UnreadablePostError
 from django.http import multipartparser as django
+from gunicorn.http.errors import ParseException
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import DataAndFiles, FormParser, MultiPartParser
 
@@ -54,17 +55,28 @@ class Spool(FileUploadHandler):
 
 
 class Body:
-    """A body as it is read, to see whether it came whole: Django's parser takes a form that breaks off for a
-    shorter one."""
+    """A body as it is read, up to the limit. Django's parser takes a form that breaks off for a shorter one,
+    so this says whether it came ``whole``."""
 
-    def __init__(self, stream: IO[bytes]):
-        self.stream, self.count, self.tail = stream, 0, b""
+    def __init__(self, stream: IO[bytes], length: int | None):
+        self.stream, self.length = stream, length
+        self._count, self._tail = 0, b""
 
-    def read(self, *size: int) -> bytes:
-        data = self.stream.read(*size)
-        self.count += len(data)
-        self.tail = (self.tail + data)[-100:]
+    def read(self, size: int) -> bytes:
+        try:
+            data = self.stream.read(size)
+        except (OSError, ParseException) as error:  # gunicorn's, of a body in chunks
+            raise UnreadablePostError(*error.args) from error
+        self._count += len(data)
+        if self._count > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
+            raise PayloadTooLarge
+        self._tail = (self._tail + data)[-100:]
         return data
+
+    @property
+    def whole(self) -> bool:
+        """Its end is that of a form, and as far away as its length said."""
+        return self.length in (None, self._count) and self._tail.rstrip().endswith(b"--")
 
 
 class _Parser(django.MultiPartParser):
@@ -76,8 +88,10 @@ class Multipart(MultiPartParser):
     def parse(self, stream: Any, media_type: Any = None, parser_context: Any = None) -> DataAndFiles:
         request = parser_context["request"]
         refuse_compressed(request)
-        meta = request.META | {"CONTENT_TYPE": media_type}
-        body: Any = Body(stream)
+        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        chunked = not request.META.get("CONTENT_LENGTH")
+        body: Any = Body(stream, None if chunked else int(request.META["CONTENT_LENGTH"]))
+        meta = {"CONTENT_TYPE": media_type, "CONTENT_LENGTH": body.length or most}
         try:
             parser = _Parser(meta, body, [Spool(request)], "utf-8")
             data, files = parser.parse()
@@ -85,7 +99,7 @@ class Multipart(MultiPartParser):
             raise ParseError("The form has too many parts.") from None
         except django.MultiPartParserError:
             raise ParseError("The body is not multipart/form-data with a boundary.") from None
-        if body.count < int(request.META["CONTENT_LENGTH"]) or not body.tail.rstrip().endswith(b"--"):
+        if not body.whole:
             raise ParseError("The request body ended early.")
         return DataAndFiles(data, files)
 

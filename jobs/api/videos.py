@@ -102,7 +102,7 @@ class VideosView(Door):
 
     @schema.create
     def post(self, request: Request) -> Response:
-        with bodies.place(request):
+        with bodies.place(request, chunked_forms=True):
             job = self._accepted(request)
         # A Prefer: wait=N would be waited for here, without a place of the large bodies.
         return answer(job)

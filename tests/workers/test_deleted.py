@@ -1,9 +1,11 @@
-"""DELETE /v1/videos of a job that is not finished: gone for its client at once, its row when its prompt is."""
+"""DELETE /v1/videos of a job that is not finished: its client sees it no more, and its row goes after its
+prompt."""
 
 import pytest
 
 from jobs.models import Job
 from jobs.models.job import prompt_id
+from jobs.queue.submit import requeue
 from jobs.workers.cluster import Purging
 from jobs.workers.hold import stopping
 from jobs.workers.publish import publish
@@ -105,7 +107,9 @@ def test_the_tick_starts_the_task_for_it_once(api, submit, engine, monkeypatch):
 def test_its_idempotency_key_is_free_at_once(api, submit, engine):
     def post():
         headers = {"Idempotency-Key": "abc"}
-        return api.post("/generate", {"prompt": "A cat"}, "application/json", headers=headers).json()["job_id"]
+        return api.post("/generate", {"prompt": "A cat"}, "application/json", headers=headers).json()[
+            "job_id"
+        ]
 
     first = post()
     render()
@@ -115,8 +119,6 @@ def test_its_idempotency_key_is_free_at_once(api, submit, engine):
 
 
 def test_an_operator_who_requeues_it_brings_it_back(api, submit, engine):
-    from jobs.queue.submit import requeue
-
     job_id = submit()
     render()
     delete(api, job_id)
