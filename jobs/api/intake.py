@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import datetime
 from typing import NamedTuple
 
 from django.db import IntegrityError
@@ -22,7 +21,7 @@ from jobs.media import images, storage
 from jobs.models import Job
 from jobs.models.key import LimitReached
 from jobs.models.tombstone import Tombstone
-from jobs.queue.submit import check_limits, equal, now, submit, submitted_with
+from jobs.queue.submit import Arrival, check_limits, equal, submit, submitted_with
 
 
 class ImageSource(NamedTuple):
@@ -34,33 +33,29 @@ class ImageSource(NamedTuple):
 
 
 def accept(
-    client: Client, body: Serializer, idempotency_key: str | None, repeated: bool | None = None
+    client: Client, body: Serializer, idempotency_key: str | None, arrival: Arrival | None = None
 ) -> Job:
     """The job that this request asks for: a new one, or that of an earlier request that was the same one.
 
     ``body`` has the request as it was sent. Once it is valid, its data are ``prompt``; ``image`` and
     ``last_image``, each an ImageSource or None; ``asked``, the parameters that were given; and ``warnings``,
-    if the serializer has any of its own. ``repeated``: whether the request says that it was sent before, at
-    doors whose clients do so; it counts where there is no idempotency key.
+    if the serializer has any of its own. ``arrival`` is for doors whose clients say that they repeat a
+    request; it counts where there is no idempotency key.
 
     Raises ValidationError by field, also for an image that cannot be used; KeyReused; LimitReached; and what
     jobs.media raises: Busy, CannotRead, StorageError.
     """
-    job = Job(
-        key=client.key,
-        idempotency_key=idempotency_key,
-        request_sha256=fingerprint(body),
-        repeated=bool(repeated) and not idempotency_key,
-    )
-    began = None if repeated is None or idempotency_key else now()
-    if earlier := _earlier(job, began):
+    arrival = None if idempotency_key else arrival
+    job = Job(key=client.key, idempotency_key=idempotency_key, request_sha256=fingerprint(body))
+    job.repeated = bool(arrival and arrival.repeated)
+    if earlier := _earlier(job, arrival):
         return earlier
     try:
         check_limits(client.key)  # submit() does so again, and exactly, under its lock
-        return _submit(job, body, began)
+        return _submit(job, body, arrival)
     except (IntegrityError, LimitReached):
         # Another one of the same requests may have been quicker, and may have taken the last place.
-        if earlier := _earlier(job, began):
+        if earlier := _earlier(job, arrival):
             return earlier
         raise
 
@@ -80,16 +75,16 @@ def fingerprint(body: Serializer) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _earlier(job: Job, began: datetime | None) -> Job | None:
+def _earlier(job: Job, arrival: Arrival | None) -> Job | None:
     if not job.idempotency_key:
-        return equal(job, began) if began else None
+        return equal(job, arrival) if arrival else None
     earlier = submitted_with(job.idempotency_key, job.key)
     if earlier and earlier.request_sha256 != job.request_sha256:
         raise KeyReused
     return earlier
 
 
-def _submit(job: Job, body: Serializer, began: datetime | None) -> Job:
+def _submit(job: Job, body: Serializer, arrival: Arrival | None) -> Job:
     body.is_valid(raise_exception=True)
     data = body.validated_data
     sources = {name: data[name] for name in ("image", "last_image") if data[name]}
@@ -105,7 +100,7 @@ def _submit(job: Job, body: Serializer, began: datetime | None) -> Job:
         _store(job, _normalised(job, sources, asked.fit))
     job.work = asked.work(job.parameters["size"])
     try:
-        accepted = submit(job, began)
+        accepted = submit(job, arrival)
     except (IntegrityError, LimitReached):
         _forget_images(job)
         raise

@@ -28,6 +28,7 @@ from jobs.models import Job
 from jobs.models.job import FINAL
 from jobs.queue import estimate
 from jobs.queue.returns import remove
+from jobs.queue.submit import Arrival
 
 STATUSES = {"queued": "queued", "processing": "in_progress", "completed": "completed"}  # any other: failed
 MAX_LISTED = 100
@@ -102,16 +103,17 @@ class VideosView(Door):
 
     @schema.create
     def post(self, request: Request) -> Response:
+        arrival = Arrival.now(requests.is_repeated(request))  # before the body, which may take its time
         with bodies.place(request, chunked_forms=True):
-            job = self._accepted(request)
+            job = self._accepted(request, arrival)
         # A Prefer: wait=N would be waited for here, without a place of the large bodies.
         return answer(job)
 
-    def _accepted(self, request: Request) -> Job:
+    def _accepted(self, request: Request, arrival: Arrival) -> Job:
         key = requests.idempotency_key(request)
         body = VideoRequest(cast(Mapping[str, Any], request.data))
         try:
-            return intake.accept(client_of(request), body, key, requests.is_repeated(request))
+            return intake.accept(client_of(request), body, key, arrival)
         except ValidationError as error:
             raise body.renamed(error) from None
 
