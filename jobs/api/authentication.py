@@ -28,8 +28,8 @@ class Client:
     @property
     def jobs(self) -> JobQuerySet:
         """The jobs that this client may see."""
-        jobs = Job.objects.filter(deleted=False)
-        return jobs if self.sees_all else jobs.filter(key=self.key)
+        jobs = Job.objects.all() if self.sees_all else Job.objects.filter(key=self.key)
+        return jobs.filter(deleted=False)
 
 
 def client_of(request: Request) -> Client:
