@@ -20,6 +20,8 @@ from rest_framework.parsers import DataAndFiles, FormParser, MultiPartParser
 from jobs.api.errors import PayloadTooLarge
 from jobs.api.parsers import refuse_compressed
 
+MAX_ESCAPED = 250_000  # each takes some hundred bytes while it is read; 8 MB of Base64 have so many
+
 
 class Upload(UploadedFile):
     """A file of a form, in a temporary file that has no name and so leaves nothing behind."""
@@ -55,11 +57,12 @@ class Spool(FileUploadHandler):
 
 
 class Body:
-    """A body as it is read, up to the limit. Django's parser takes a form that breaks off for a shorter one,
-    so this says whether it came ``whole``."""
+    """A body as it is read, up to the limit, with a count of its boundaries: Django's parser takes a form
+    that breaks off for a shorter one, and passes over parts whose head it cannot read."""
 
     def __init__(self, stream: IO[bytes], length: int | None):
         self.stream, self.length = stream, length
+        self.boundary, self.boundaries = b"", 0
         self._count, self._tail = 0, b""
 
     def read(self, size: int) -> bytes:
@@ -70,13 +73,15 @@ class Body:
         self._count += len(data)
         if self._count > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
             raise PayloadTooLarge
-        self._tail = (self._tail + data)[-100:]
+        with_tail = self._tail + data
+        self.boundaries += with_tail.count(self.boundary) - self._tail.count(self.boundary)
+        self._tail = with_tail[-len(self.boundary) - 99 :]
         return data
 
     @property
-    def whole(self) -> bool:
-        """Its end is that of a form, and as far away as its length said."""
-        return self.length in (None, self._count) and self._tail.rstrip().endswith(b"--")
+    def ended(self) -> bool:
+        """With the last boundary of the form, and where its length said."""
+        return self.length in (None, self._count) and self._tail.rstrip().endswith(self.boundary + b"--")
 
 
 class _Parser(django.MultiPartParser):
@@ -93,14 +98,17 @@ class Multipart(MultiPartParser):
         body: Any = Body(stream, None if chunked else int(request.META["CONTENT_LENGTH"]))
         meta = {"CONTENT_TYPE": media_type, "CONTENT_LENGTH": body.length or most}
         try:
-            parser = _Parser(meta, body, [Spool(request)], "utf-8")
+            parser: Any = _Parser(meta, body, [Spool(request)], "utf-8")
+            body.boundary = b"--" + parser._boundary
             data, files = parser.parse()
         except (TooManyFieldsSent, TooManyFilesSent):
             raise ParseError("The form has too many parts.") from None
         except django.MultiPartParserError:
             raise ParseError("The body is not multipart/form-data with a boundary.") from None
-        if not body.whole:
+        if not body.ended:
             raise ParseError("The request body ended early.")
+        if body.boundaries != 1 + sum(len(values) for _, values in [*data.lists(), *files.lists()]):
+            raise ParseError("The form has a part whose head is not text in UTF-8 with a name.")
         return DataAndFiles(data, files)
 
 
@@ -111,6 +119,8 @@ class UrlEncoded(FormParser):
         text = stream.read()
         if len(text) < int(request.META["CONTENT_LENGTH"]):
             raise ParseError("The request body ended early.")
+        if text.count(b"%") > MAX_ESCAPED:
+            raise ParseError("The form has too many escaped characters; send it as multipart/form-data.")
         try:
             return QueryDict(text, encoding="utf-8")
         except TooManyFieldsSent:
