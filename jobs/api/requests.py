@@ -45,7 +45,7 @@ class TextField(StrictCharField):
         return text
 
 
-@extend_schema_field({"type": ["string", "null"], "maxLength": MAX_PROMPT, "pattern": r"^[^\x00]*$"})
+@extend_schema_field({"type": "string", "maxLength": MAX_PROMPT, "pattern": r"^[^\x00]*$"})
 class NegativePromptField(TextField):
     pass
 
