@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy.presets import Graph, Kind, Preset, sampler_steps
 
+FEWEST_FRAMES = 5  # that WAN makes, beside a single one
 ESCAPED = ("prompt", "negative_prompt")  # brackets are weights there
 
 
@@ -85,7 +86,7 @@ def warm_up(preset: Preset, kind: str, *, seed: int, prefix: str, image: str) ->
         "image": image,
         "last_image": image,
     }
-    return build(preset, kind, preset.warm_up | values)
+    return build(preset, kind, {"num_frames": FEWEST_FRAMES} | preset.warm_up | values)
 
 
 def escape(prompt: str) -> str:

@@ -19,7 +19,7 @@ COSMIC_RAY = shlex.split(os.environ.get("COSMIC_RAY", "cosmic-ray"))
 MUTANTS = int(os.environ.get("MUTANTS", "50"))
 TIMEOUT = 180  # seconds for the tests of one mutant; more is noticed, too
 # What is mutated, and the tests that must notice, the quick ones first.
-API = ("idempotency", "keys", "generate")
+API = ("idempotency", "keys", "generate", "parameters")
 PLANS = {
     "queue": (
         ["jobs/queue"],

@@ -9,18 +9,18 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import IntegrityError
 from rest_framework.serializers import Serializer, ValidationError
 
-from jobs.api import parameters
 from jobs.api.authentication import Client
 from jobs.api.errors import KeyReused
 from jobs.media import images, storage
 from jobs.models import Job
 from jobs.models.key import LimitReached
 from jobs.models.tombstone import Tombstone
+from jobs.queue import parameters
 from jobs.queue.submit import Arrival, check_limits, equal, submit, submitted_with
 
 
@@ -66,13 +66,19 @@ def fingerprint(body: Serializer) -> str:
     Each field that the serializer knows is in it, so that a new field cannot be forgotten. The first three
     have the form in which earlier releases hashed them, since their rows are compared as well.
     """
-    sent = body.initial_data
-    asked = [sent.get("prompt"), sent.get("image_url") or None, sent.get("image_base64") or None]
-    others = body.fields.keys() - {"prompt", "image_url", "image_base64"}
-    if more := {name: sent[name] for name in others if sent.get(name) not in (None, "")}:
+    sent = {name: _plain(body.initial_data.get(name)) for name, _ in body.fields.items()}
+    asked = [sent.pop(name, None) for name in ("prompt", "image_url", "image_base64")]
+    if more := {name: value for name, value in sent.items() if value is not None}:
         asked.append(more)
     text = json.dumps(asked, sort_keys=True, default=lambda file: file.sha256)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """What is the same request has the same form: an empty text is none, and 5.0 is 5."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return None if value == "" else value
 
 
 def _earlier(job: Job, arrival: Arrival | None) -> Job | None:
@@ -88,19 +94,19 @@ def _submit(job: Job, body: Serializer, arrival: Arrival | None) -> Job:
     body.is_valid(raise_exception=True)
     data = body.validated_data
     sources = {name: data[name] for name in ("image", "last_image") if data[name]}
-    asked = parameters.resolve(data["asked"], image="image" in sources, last_image="last_image" in sources)
+    asked = parameters.resolve(data["asked"], **{name: source.field for name, source in sources.items()})
     job.kind, job.prompt, job.seed = asked.kind, data["prompt"], asked.seed
     job.preset = asked.preset.reference
     job.parameters = asked.parameters | {"size": asked.shape}
-    unknown = parameters.of_unknown(body.initial_data.keys() - body.fields.keys(), body.fields)
-    job.warnings = unknown + data.get("warnings", []) + asked.warnings
+    unknown = [name for name in body.initial_data if name not in body.fields]
+    job.warnings = parameters.of_unknown(unknown, body.fields) + data.get("warnings", []) + asked.warnings
     job.size_factor, job.rate_factor = asked.preset.scale, asked.preset.rate
     job.has_first_image = "image" in sources
     if sources:
         _store(job, _normalised(job, sources, asked.fit))
     job.work = asked.work(job.parameters["size"])
     try:
-        accepted = submit(job, arrival)
+        accepted = submit(job, arrival=arrival)
     except (IntegrityError, LimitReached):
         _forget_images(job)
         raise
@@ -117,14 +123,17 @@ def _forget_images(job: Job) -> None:
 
 def _normalised(job: Job, sources: Mapping[str, ImageSource], fit: str) -> dict[str, bytes]:
     """The images by their keys. Where the size follows an image, it is the first one's."""
-    found = {}
+    found, errors = {}, {}
     for name, source in sources.items():
         try:
             png = images.normalise(source.read(), job.parameters["size"], fit)
         except images.BadImage as error:
-            raise ValidationError({source.field: [str(error)]}) from None
+            errors[source.field] = [str(error)]
+            continue
         job.parameters["size"] = "{}x{}".format(*images.size(png))
         found[job.last_input_key if name == "last_image" else job.input_key] = png
+    if errors:
+        raise ValidationError(errors)
     return found
 
 

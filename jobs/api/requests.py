@@ -10,11 +10,11 @@ from rest_framework import serializers
 from rest_framework.exceptions import ParseError
 from rest_framework.request import Request
 
-from jobs.api import parameters
 from jobs.api.answers import SHOWN_AS
 from jobs.api.intake import ImageSource
 from jobs.media.images import from_base64
 from jobs.media.public import fetch
+from jobs.queue import parameters
 
 MAX_PROMPT = 10_000
 MAX_URL = 8192
@@ -45,7 +45,7 @@ class TextField(StrictCharField):
         return text
 
 
-@extend_schema_field({"type": "string", "maxLength": MAX_PROMPT, "pattern": r"^[^\x00]*$"})
+@extend_schema_field({"type": "string", "maxLength": MAX_PROMPT})
 class NegativePromptField(TextField):
     pass
 
@@ -60,39 +60,26 @@ class PromptField(TextField):
         return super().to_internal_value(data)
 
 
-class WholeNumber(serializers.Field):
+class WholeNumber(serializers.IntegerField):
     """A JSON number without a fraction; DRF's own field takes text and true as well."""
 
-    def __init__(self, least: int, most: int, **options: Any):
-        self.least, self.most = least, most
-        super().__init__(**options)
+    def __init__(self, least: int | None = None, most: int | None = None, **options: Any):
+        sentence = f"This must be from {least} to {most}."
+        messages: dict[str, Any] = {"min_value": sentence, "max_value": sentence}
+        super().__init__(min_value=least, max_value=most, error_messages=messages, **options)
 
     def to_internal_value(self, data: Any) -> int:
-        if isinstance(data, bool) or not isinstance(data, int | float) or data != data // 1:
+        if isinstance(data, bool) or not isinstance(data, int | float) or data % 1 != 0:
             raise serializers.ValidationError("This must be a whole number.")
-        if not self.least <= data <= self.most:
-            raise serializers.ValidationError(f"This must be from {self.least} to {self.most}.")
         return int(data)
 
-    def to_representation(self, value: int) -> int:
-        return value
 
-
-class Number(serializers.Field):
-    """A JSON number."""
-
-    def __init__(self, least: int, most: int, **options: Any):
-        self.least, self.most = least, most
-        super().__init__(**options)
-
-    def to_representation(self, value: float) -> float:
-        return value
+class Number(serializers.FloatField):
+    """A JSON number; DRF's own field takes text and true as well."""
 
     def to_internal_value(self, data: Any) -> float:
         if isinstance(data, bool) or not isinstance(data, int | float):
             raise serializers.ValidationError("This must be a number.")
-        if not self.least <= data <= self.most:
-            raise serializers.ValidationError(f"This must be from {self.least} to {self.most}.")
         return data
 
 
@@ -111,7 +98,7 @@ OPTIONAL_TEXT: dict[str, Any] = OPTIONAL | {"allow_blank": True}
 
 
 class GenerateRequest(serializers.Serializer):
-    """The body of POST /generate. What depends on the preset is checked in ``jobs/api/parameters.py``."""
+    """The body of POST /generate. What depends on the preset is checked in ``jobs/queue/parameters.py``."""
 
     prompt = PromptField(help_text="Text description of the video to generate")
     image_url = ImageUrlField(
@@ -136,17 +123,15 @@ class GenerateRequest(serializers.Serializer):
         choices=["cut", "pad"],
         error_messages={"invalid_choice": "This must be cut or pad."},
         help_text="What to do with an image whose aspect is not the size's",
-        **OPTIONAL,
+        **OPTIONAL_TEXT,
     )
-    num_frames = WholeNumber(1, 10_000, help_text="4n+1, from 5", **OPTIONAL)
-    seconds = Number(0, 1000, help_text="The length in place of num_frames, at the preset's rate", **OPTIONAL)
+    num_frames = WholeNumber(help_text="4n+1, from 5", **OPTIONAL)
+    seconds = Number(help_text="The length in place of num_frames, at the preset's rate", **OPTIONAL)
     fps = WholeNumber(*parameters.FPS, help_text="Playback rate; the frames are the same", **OPTIONAL)
-    steps = WholeNumber(1, 1000, help_text="Sampling steps, where the preset takes them", **OPTIONAL)
-    guidance_scale = Number(0, 100, help_text="Where the preset takes it", **OPTIONAL)
-    guidance_scale_2 = Number(
-        0, 100, help_text="Of the low noise expert; guidance_scale when absent", **OPTIONAL
-    )
-    flow_shift = Number(0, 100, help_text="Where the preset takes it", **OPTIONAL)
+    steps = WholeNumber(help_text="Sampling steps, where the preset takes them", **OPTIONAL)
+    guidance_scale = Number(help_text="Where the preset takes it", **OPTIONAL)
+    guidance_scale_2 = Number(help_text="Of the low noise expert; guidance_scale when absent", **OPTIONAL)
+    flow_shift = Number(help_text="Where the preset takes it", **OPTIONAL)
 
     def validate(self, data: dict[str, Any]) -> dict[str, Any]:
         """What jobs.api.intake takes: ``prompt``; ``image`` and ``last_image``, an ImageSource or None; and

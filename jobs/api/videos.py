@@ -15,7 +15,6 @@ from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from comfy import presets
 from jobs.api import bodies, errors, intake, requests
 from jobs.api import schema_videos as schema
 from jobs.api.authentication import client_of
@@ -26,7 +25,7 @@ from jobs.api.views import View, get_job, redirect_to
 from jobs.media import storage
 from jobs.models import Job
 from jobs.models.job import FINAL
-from jobs.queue import estimate
+from jobs.queue import estimate, parameters
 from jobs.queue.returns import remove
 from jobs.queue.submit import Arrival
 
@@ -187,7 +186,7 @@ class ModelsView(Door):
 
     @schema.models
     def get(self, request: Request) -> Response:
-        names = sorted(presets.names(), key=lambda name: (name != settings.WORKFLOW_PRESET, name))
+        names = parameters.preset_names()
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "wanapi"} for name in names]
         return Response({"object": "list", "data": data})
 

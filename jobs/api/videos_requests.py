@@ -14,11 +14,11 @@ from django.http import QueryDict
 from rest_framework import serializers
 from rest_framework.serializers import ValidationError
 
-from comfy import presets
-from jobs.api import parameters, requests
+from jobs.api import requests
 from jobs.api.forms import Upload
 from jobs.api.intake import ImageSource
 from jobs.media import sizes
+from jobs.queue import parameters
 
 # Other names of our own fields.
 ALIASES = {"num_inference_steps": "steps"}
@@ -125,7 +125,7 @@ class Translation:
         written for. What that one does not take is ignored, as it would be by another server."""
         model = self.given.get("model")
         if "preset" not in self.fields and model is not None:
-            if model in presets.names():
+            if model in parameters.preset_names():
                 self._put("preset", "model", model)
             else:
                 self.warnings.append("model: there is no such preset, and the default one was taken.")
@@ -190,6 +190,7 @@ class Translation:
         if frames is None and isinstance(seconds, int | float) and isinstance(fps, int) and fps > 0:
             del self.fields["seconds"]
             self.fields["num_frames"] = _frames(seconds, fps)
+            self.names["num_frames"] = "seconds"
         elif isinstance(frames, int) and frames > 0 and frames % 4 != 1:
             self.fields["num_frames"] = frames // 4 * 4 + 1
             self.warnings.append(f"num_frames was rounded to {self.fields['num_frames']}.")

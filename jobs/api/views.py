@@ -13,13 +13,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from jobs.api import answers, bodies, intake, parameters, requests, schema
+from jobs.api import answers, bodies, intake, requests, schema
 from jobs.api.authentication import client_of
 from jobs.api.errors import Conflict
 from jobs.media import storage
 from jobs.models import Job
 from jobs.operators import health, metrics
-from jobs.queue import engines
+from jobs.queue import engines, parameters
 from jobs.queue.returns import cancel, purge
 from wanapi import limits
 from wanapi.within import Threads
@@ -96,7 +96,7 @@ class PresetsView(View):
 
     @schema.presets
     def get(self, request: Request) -> Response:
-        return Response(answers.Preset(parameters.describe_all(), many=True).data)
+        return Response(answers.Preset(parameters.describe_all(requests.PARAMETERS), many=True).data)
 
 
 class CancelView(View):

@@ -9,12 +9,12 @@ LARGEST = 1280 * 720  # pixels
 
 
 def of_area(area: int, aspect: float) -> tuple[int, int]:
-    """Width and height with at most this area and about this aspect (width / height), in multiples of STEP.
-    A shape that is too long for SIDES is made less long."""
-    width = _side(sqrt(area * aspect))
-    if width * _side(sqrt(area / aspect)) <= area:
-        return width, _side(sqrt(area / aspect))
-    return width, _side(area / width)
+    """Width and height with at most this area, which has at least 256x256 pixels, and about this aspect
+    (width / height), in multiples of STEP. A shape that is too long for SIDES, or for the area with the
+    shortest side, is made less long."""
+    longest = _side(area / SIDES[0])
+    width = min(_side(sqrt(area * aspect)), longest)
+    return width, min(_side(sqrt(area / aspect)), _side(area / width))
 
 
 def _side(length: float) -> int:

@@ -1,15 +1,18 @@
 """Jobs as CSV, for a spreadsheet."""
 
 import csv
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from jobs.models import Job
 from jobs.models.job import JobQuerySet
 
+ASKED = ("seed", "size", "num_frames", "fps", "steps")
+# What is new stands at the end, since somebody's formulas may count columns.
 COLUMNS = (
-    "id", "status", "kind", "preset", "key__name", "prompt", "created_at", "started_at", "rendered_at",
-    "finished_at", "attempt", "worker", "error",
+    "id", "status", "kind", "preset", "key_name", "prompt", "created_at", "started_at", "rendered_at",
+    "finished_at", "attempt", "worker", "error", "preset_version", *ASKED, "parameters", "warnings",
 )  # fmt: skip
 
 
@@ -24,13 +27,24 @@ class Line:
 def lines(jobs: JobQuerySet) -> Iterator[str]:
     """A header, then a line for each job. They are read in pages, so that not all are in memory at once."""
     writer: Any = csv.writer(Line())
-    yield writer.writerow(column.replace("__", "_") for column in COLUMNS)
+    yield writer.writerow(COLUMNS)
     for job in jobs.select_related("key").in_pages("-created_at"):
-        yield writer.writerow(_cell(_value(job, column)) for column in COLUMNS)
+        told = _told(job)
+        values = (told[name] if name in told else getattr(job, name) for name in COLUMNS)
+        yield writer.writerow(map(_cell, values))
 
 
-def _value(job: Job, column: str) -> Any:
-    return (job.key and job.key.name) if column == "key__name" else getattr(job, column)
+def _told(job: Job) -> dict[str, Any]:
+    """What does not stand in the row like this. ``parameters`` are all of them, as a request may hold them:
+    there the seed has all its digits, of which a spreadsheet keeps 15 in a number."""
+    asked = job.shown_parameters
+    return {name: asked.get(name) for name in ASKED} | {
+        "preset": job.preset_name,
+        "preset_version": job.preset,
+        "key_name": job.key and job.key.name,
+        "parameters": json.dumps(asked, ensure_ascii=False),
+        "warnings": " ".join(job.warnings),
+    }
 
 
 def _cell(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""Every change of a job's state. Nothing else changes one."""
+"""Every change of a job's state, and nothing else changes one; and what a job may ask of a preset."""

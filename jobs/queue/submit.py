@@ -75,10 +75,10 @@ def equal(job: Job, arrival: Arrival) -> Job | None:
     return None
 
 
-def submit(job: Job, arrival: Arrival | None = None) -> Job:
+def submit(job: Job, detail: str = "", arrival: Arrival | None = None) -> Job:
     """Accepts a job: its row and the wake-up commit together. Raises LimitReached, and IntegrityError if
     its idempotency key was used already. If another request with the same idempotency key is just being
-    accepted, this one waits for it.
+    accepted, this one waits for it. ``detail`` says how it came about, if not by a client's request.
 
     With an arrival the answer may be an ``equal`` job in place of this one: under the lock, either of two
     equal requests finds the other one's job."""
@@ -97,7 +97,8 @@ def submit(job: Job, arrival: Arrival | None = None) -> Job:
         job.refresh_from_db()
         job.first_position = job.position
         job.save(update_fields=["first_position"])
-        Event.objects.note([job], Event.Kind.CREATED, detail=f"with {job.key or 'the API_KEY'}")
+        told = [f"with {job.key or 'the API_KEY'}", detail]
+        Event.objects.note([job], Event.Kind.CREATED, detail=", ".join(filter(None, told)))
         wake(RENDER)
     return job
 

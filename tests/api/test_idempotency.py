@@ -54,8 +54,32 @@ def test_another_key_is_another_job(client):
     assert post(client, key="a").json()["job_id"] != post(client, key="b").json()["job_id"]
 
 
-def test_absent_and_empty_image_fields_are_the_same_body(client):
-    assert post(client).json() == post(client, {"image_url": None, "image_base64": ""}).json()
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ({}, {"image_url": None, "image_base64": "", "size": "", "seed": None, "unknown": 1}),
+        ({"seed": 1, "fps": 8}, {"fps": 8.0, "seed": 1.0}),
+    ],
+)
+def test_the_same_in_another_form_is_the_same_body(client, first, again):
+    assert post(client, first).json() == post(client, again).json()
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ({"seed": 1}, {"seed": 2}),
+        ({"seed": 1}, {"seed": True}),
+        ({"num_frames": 81}, {"seconds": 81}),
+        ({}, {"size": "832x480"}),
+        ({}, {"last_image_base64": "AAAA"}),
+        ({}, {"image_url": False}),
+    ],
+)
+def test_another_parameter_is_another_body(client, first, again):
+    post(client, first)
+
+    assert post(client, again).status_code == 422
 
 
 def test_after_a_day_a_key_is_free(client):

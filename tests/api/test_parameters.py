@@ -2,12 +2,15 @@
 
 import base64
 import io
+import threading
 
 import boto3
 import pytest
 from django.test import override_settings
 from PIL import Image
 
+from comfy import presets
+from jobs.media import storage
 from jobs.models import Job
 from tests.factories import encoded_picture, picture
 from tests.stack import S3_URL
@@ -74,6 +77,7 @@ def test_without_any_the_job_has_what_the_reference_says(submit):
         ({"seed": 0}, {"seed": 0}),
         ({"seed": 2**53 - 1}, {"seed": 2**53 - 1}),
         ({"negative_prompt": " rain (heavy) "}, {"negative_prompt": " rain (heavy) "}),
+        ({"size": "", "fit": "", "preset": "", "steps": None}, {"size": "832x480", "steps": 20}),
         ({"size": "480x832"}, {"size": "480x832"}),
         ({"size": "256x1280"}, {"size": "256x1280"}),
         ({"size": "720p"}, {"size": "1280x720"}),
@@ -104,6 +108,7 @@ def test_what_was_asked_is_stored_and_shown(submit, asked, found):
     [
         ({"preset": "slow"}, "preset", "quality, fast"),
         ({"preset": 5}, "preset", "string"),
+        ({"preset": presets.find("fast").reference}, "preset", "quality, fast"),
         ({"seed": -1}, "seed", "from 0"),
         ({"seed": 2**53}, "seed", "from 0"),
         ({"seed": 1.5}, "seed", "whole number"),
@@ -115,6 +120,8 @@ def test_what_was_asked_is_stored_and_shown(submit, asked, found):
         ({"negative_prompt": "a\x00b"}, "negative_prompt", "NUL"),
         ({"size": "832"}, "size", "WIDTHxHEIGHT"),
         ({"size": "832X480"}, "size", "WIDTHxHEIGHT"),
+        ({"size": "0832x480"}, "size", "WIDTHxHEIGHT"),
+        ({"size": "８３２x480"}, "size", "WIDTHxHEIGHT"),
         ({"size": "833x480"}, "size", "multiples of 16"),
         ({"size": "240x480"}, "size", "from 256"),
         ({"size": "1280x736"}, "size", "921,600 is the most"),
@@ -127,6 +134,7 @@ def test_what_was_asked_is_stored_and_shown(submit, asked, found):
         ({"seconds": 0}, "seconds", "from 0.31 to 5.06"),
         ({"seconds": 6}, "seconds", "from 0.31 to 5.06"),
         ({"seconds": 1e308}, "seconds", "from"),
+        ({"seconds": 1e-320}, "seconds", "from"),
         ({"fps": 7}, "fps", "from 8"),
         ({"fps": 16.5}, "fps", "whole number"),
         ({"steps": 3}, "steps", "at least 4"),
@@ -140,6 +148,7 @@ def test_what_was_asked_is_stored_and_shown(submit, asked, found):
         ({"preset": "fast", "guidance_scale": 2}, "guidance_scale", "fast does not take it"),
         ({"last_image_base64": "no image"}, "last_image_base64", "not a PNG"),
         ({"last_image_url": "file:///etc/passwd"}, "last_image_url", "URL"),
+        ({"last_image_url": "http://127.0.0.1/"}, "last_image_url", "not public"),
     ],
     ids=str,
 )
@@ -148,6 +157,70 @@ def test_what_cannot_be_is_refused_in_words_and_nothing_is_stored(api, asked, fi
 
     assert found == field
     assert words in sentence
+
+
+NUMBERS = (
+    "seed",
+    "num_frames",
+    "seconds",
+    "fps",
+    "steps",
+    "guidance_scale",
+    "guidance_scale_2",
+    "flow_shift",
+)
+WHOLE = ("seed", "num_frames", "fps", "steps")
+NO_NUMBERS = (
+    "1e309",
+    "-1e309",
+    "NaN",
+    "Infinity",
+    "1" * 5000,
+    "1e308",
+    "-1",
+    "true",
+    '"8"',
+    "[8]",
+    '{"a": 8}',
+)
+
+
+def test_what_is_no_number_in_range_is_refused(api):
+    for field in NUMBERS:
+        for value in NO_NUMBERS:
+            body = f'{{"prompt": "A cat", "{field}": {value}}}'
+            answer = api.post("/generate", body, content_type="application/json")
+            assert answer.status_code == 400, (field, value)
+            is_json = "errors" in answer.json()
+            assert list(answer.json()["errors"]) == [field] if is_json else "JSON" in answer.json()["detail"]
+    assert not Job.objects.exists()
+
+
+def test_a_text_of_10_mb_is_refused_at_any_place(api):
+    for field in ("preset", "negative_prompt", "size", "fit", "last_image_url", *NUMBERS):
+        assert refused(api, **{field: "8" * 10_000_000})[0] == field
+
+
+def test_each_image_that_cannot_be_used_is_named_and_none_is_stored(api):
+    before = len(list(storage.listed("inputs/")))
+    good, bad = encoded_picture(), "no image"
+    for fields in (["image_base64"], ["last_image_base64"], ["image_base64", "last_image_base64"]):
+        body = {"prompt": "A cat", "image_base64": good, "last_image_base64": good} | dict.fromkeys(
+            fields, bad
+        )
+        answer = api.post("/generate", body, content_type="application/json")
+        assert answer.status_code == 400
+        assert list(answer.json()["errors"]) == fields
+    assert len(list(storage.listed("inputs/"))) == before
+
+
+def test_openapi_tells_numbers_from_texts(client):
+    schema = client.get("/openapi.json").json()["components"]["schemas"]["GenerateRequest"]["properties"]
+
+    found = {name: schema[name]["type"][0] for name in schema if name != "prompt"}
+    numbers = {name: kind for name, kind in found.items() if kind != "string"}
+    assert numbers == dict.fromkeys(NUMBERS, "number") | dict.fromkeys(WHOLE, "integer")
+    assert (schema["seed"]["minimum"], schema["seed"]["maximum"]) == (0, 2**53 - 1)
 
 
 @pytest.mark.parametrize(
@@ -187,13 +260,31 @@ def test_a_last_frame_comes_with_a_first_one_or_alone_in_the_same_size(submit, s
         assert len(job.input_keys) == len([name for name in body if "image" in name])
 
 
+def test_two_images_take_one_place_after_the_other(submit, monkeypatch):
+    monkeypatch.setattr("jobs.media.images._slots", threading.BoundedSemaphore(1))
+
+    submit(image_base64=encoded_picture(), last_image_base64=encoded_picture())
+
+
 class TestWarnings:
     def test_an_unknown_field_is_named_with_the_one_that_may_be_meant(self, api, submit):
-        job_id = submit(num_frame=41, zzz=1)
+        job_id = submit(zzz=1, num_frame=41, SEED=1, aaa=1)
 
-        assert sorted(api.get(f"/jobs/{job_id}").json()["warnings"]) == [
-            "num_frame was ignored; did you mean num_frames?",
+        assert api.get(f"/jobs/{job_id}").json()["warnings"] == [
             "zzz was ignored.",
+            "num_frame was ignored; did you mean num_frames?",
+            "SEED was ignored; did you mean seed?",
+            "aaa was ignored.",
+        ]
+
+    def test_a_name_may_hold_what_postgres_does_not_take(self, api, submit):
+        job_id = submit(**{"a\x00b": 1, "\ud800": 1, "\u202e": 1, "": 1})
+
+        assert api.get(f"/jobs/{job_id}").json()["warnings"] == [
+            "a?b was ignored.",
+            "? was ignored.",
+            "? was ignored.",
+            "A field without a name was ignored.",
         ]
 
     def test_many_long_names_are_told_in_part(self, api, submit):
@@ -231,9 +322,10 @@ class TestOperatorsLimits:
     def test_nothing_larger_passes(self, api, asked):
         assert refused(api, **asked)[0] == next(iter(asked))
 
-    @override_settings(MAX_PIXELS=512 * 512)
-    def test_an_image_gives_no_larger_size(self, submit):
-        width, height = map(
-            int, parameters(submit, image_base64=encoded_picture(), size="auto")["size"].split("x")
-        )
-        assert width * height <= 512 * 512
+    @pytest.mark.parametrize("most", [256 * 256, 512 * 512])
+    @pytest.mark.parametrize("shape", [(64, 48), (16_384, 16), (16, 16_384)])
+    def test_an_image_gives_no_larger_size(self, submit, settings, most, shape):
+        settings.MAX_PIXELS = most
+        found = parameters(submit, image_base64=encoded(*shape), size="auto")["size"]
+        width, height = map(int, found.split("x"))
+        assert width * height <= most

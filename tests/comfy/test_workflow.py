@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -65,6 +66,14 @@ def test_a_warm_up_is_two_steps_and_five_frames():
 
     assert workflow.steps(preset, graph) == [("high_noise_sampler", 1), ("low_noise_sampler", 1)]
     assert graph["image_to_video"]["inputs"]["length"] == 5
+
+
+def test_a_preset_that_says_nothing_of_its_warm_up_renders_five_frames_for_it():
+    preset = replace(presets.find("quality"), warm_up={})
+
+    graph = workflow.warm_up(preset, "text-to-video", seed=5, prefix="p/1", image="")
+
+    assert graph["latent"]["inputs"]["length"] == 5
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,17 @@ from tests.factories import FULL
 
 COUNT = 10_000 if FULL else 300
 VALID = {"prompt": "A cat", "image_url": None, "image_base64": ""}
+NAMES = [*VALID, "other", "", "prompt\x00", "\ud800", "preset", "seed", "negative_prompt", "size", "fit"]
+NAMES += ["num_frames", "seconds", "fps", "last_image_url", "last_image_base64"]
 VALUES = [
     None,
     True,
     0,
     -1,
     1.5,
+    17,
+    1e308,
+    float("inf"),
     10**400,
     "",
     " ",
@@ -51,7 +56,7 @@ TYPES = ["application/json"] * 6 + [
 def body(dice: random.Random) -> bytes:
     data = dict(VALID)
     for _ in range(dice.randrange(3)):
-        data[dice.choice([*VALID, "other", "", "prompt\x00"])] = dice.choice(VALUES)  # type: ignore[assignment]
+        data[dice.choice(NAMES)] = dice.choice(VALUES)  # type: ignore[assignment]
     text = json.dumps(data).encode()
     kind = dice.randrange(10)
     if kind == 0:

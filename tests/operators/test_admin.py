@@ -2,6 +2,7 @@
 
 import csv
 import html
+import json
 import re
 
 import boto3
@@ -77,6 +78,14 @@ class TestList:
 
         assert listed(admin, "?status__exact=failed") == [str(job.pk)]
 
+    def test_a_filter_by_preset_takes_all_of_its_versions(self, admin):
+        jobs = [make_job(preset=preset) for preset in ("fast", "fast@0123456789ab", "faster@0123456789ab")]
+
+        text = page(admin, JOBS)
+
+        assert 'href="?preset=quality"' in text
+        assert listed(admin, "?preset=fast") == [str(job.pk) for job in reversed(jobs[:2])]
+
     def test_a_long_prompt_is_cut(self, admin):
         make_job(prompt="x" * 10_000)
 
@@ -111,6 +120,16 @@ class TestList:
         assert (row["id"], row["error"]) == (str(job.pk), "It failed, badly.")
         assert row["prompt"] == '\'=HYPERLINK("http://evil.example")'  # a spreadsheet would run it
 
+    def test_the_csv_has_what_was_asked_for(self, admin, submit):
+        job = Job.objects.get(pk=submit(preset="quality", seed=2**53 - 1, steps=5, **{"=1+1": 2}))
+
+        [row] = csv.DictReader(act(admin, "export", job).getvalue().decode().splitlines())
+
+        assert (row["preset"], row["preset_version"]) == ("quality", presets.find("quality").reference)
+        assert [row[name] for name in ("size", "num_frames", "fps", "steps")] == ["832x480", "81", "16", "5"]
+        assert json.loads(row["parameters"]) == job.shown_parameters
+        assert row["warnings"] == "'=1+1 was ignored."
+
 
 class TestDetail:
     def test_the_reference_image_and_the_video_are_signed_for_the_view(self, admin):
@@ -129,6 +148,37 @@ class TestDetail:
 
         assert "It failed." in text
         assert S3_URL not in text
+
+    def test_both_images_of_a_job_with_a_first_and_a_last_frame(self, admin):
+        job = make_job(kind="first-last-frame", has_first_image=True)
+
+        text = page(admin, f"{JOBS}{job.pk}/change/")
+
+        assert re.findall(r'<img src="[^"]+/inputs/([^"?]+)\?', text) == [
+            f"{job.pk}.png",
+            f"{job.pk}-last.png",
+        ]
+
+    def test_what_it_is_rendered_with_and_what_had_no_effect(self, admin, submit):
+        job_id = submit(preset="quality", seed=7, steps=5, negative_prompt=EVIL, **{"num_frame<b>": 9})
+
+        text = page(admin, f"{JOBS}{job_id}/change/")
+
+        for line in ("seed: 7", "steps: 5", f"negative_prompt: {EVIL}", "size: 832x480"):
+            assert html.escape(line) in text
+        assert "num_frame&lt;b&gt; was ignored" in text
+        assert presets.find("quality").reference in text
+
+    def test_what_it_waits_for(self, admin, submit):
+        assert "No GPU server is ready." in page(admin, f"{JOBS}{submit()}/change/")
+
+    def test_the_time_that_is_left(self, admin, engine):
+        work = {"work": 1000, "preset": presets.find("fast").reference}
+        make_job(status="completed", started_at=Now() - seconds(3600), **work)
+
+        text = page(admin, f"{JOBS}{make_job(**work).pk}/change/")
+
+        assert re.search(r"Time left:.*?(1 h 0 min|59 min \d+ s)", text, re.S)
 
     def test_the_graph_that_was_sent(self, admin, engine):
         job = make_job()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import uuid
 
 import boto3
@@ -12,7 +13,7 @@ from django.db.models.functions import Now
 from jobs.media import storage
 from jobs.models import ApiKey, Event, Job
 from jobs.models.clock import seconds
-from jobs.queue import causes
+from jobs.queue import causes, engines
 from jobs.queue.claim import claim_render
 from jobs.queue.returns import purge
 from tests.factories import COMFYUI, make_job
@@ -227,6 +228,24 @@ class TestJob:
         assert told["id"] == str(job.pk)
         assert [event["event"] for event in told["events"]] == ["claimed", "posted", "failed"]
         assert told["events"][1]["graph"] == {"node": {"class_type": "SaveVideo"}}
+
+    def test_what_it_is_rendered_with_what_it_waits_for_and_how_long(self, engine, submit):
+        asked = {"preset": "quality", "num_frames": 9, "steps": 5, "num_frame": 9, "other": 1}
+        waiting = Job.objects.get(pk=submit(**asked))
+        make_job(status="completed", started_at=Now() - seconds(3600), work=waiting.work)
+
+        text = manage("job", waiting.pk)
+        told = json.loads(manage("job", waiting.pk, "--json"))
+        engines.report_unreachable(engine)
+        after = json.loads(manage("job", waiting.pk, "--json"))
+
+        for line in ("num_frames: 9", "steps: 5", *waiting.warnings):
+            assert re.search(rf"^(\w+)? +{re.escape(line)}$", text, re.M)
+        assert told["parameters"] == waiting.shown_parameters
+        assert told["warnings"] == waiting.warnings
+        assert 3590 < told["eta_seconds"] < 3610
+        assert "waiting_for" not in told
+        assert after["waiting_for"] == "No GPU server is ready."
 
     def test_one_that_there_is_not(self):
         assert refused("job", unknown := uuid.uuid4()) == f"There is no job {unknown}."

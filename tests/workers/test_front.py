@@ -18,7 +18,7 @@ from jobs.models.engine import Engine
 from jobs.models.job import prompt_id
 from jobs.queue import causes, engines
 from jobs.workers import watch as watches
-from jobs.workers.denials import Denials
+from jobs.workers.denials import MAX_VANISHED, Denials
 from jobs.workers.hold import WORKER
 from jobs.workers.publish import publish
 from jobs.workers.render import render
@@ -372,6 +372,14 @@ class TestDenials:
         verdicts = [denials.denied("prompt", job, lasting=False) for _ in range(3)]
 
         assert verdicts == ["unknown", "unknown", "job"]
+
+    def test_a_prompt_that_ran_gives_all_chances_back_before_too_many_have_vanished(self):
+        denials = Denials()
+        denials.vanished()
+
+        denials.ran()
+
+        assert [denials.vanished() for _ in range(MAX_VANISHED)] == [False] * (MAX_VANISHED - 1) + [True]
 
 
 class TestSickness:

@@ -9,7 +9,7 @@ from jobs.queue.claim import claim_render
 from jobs.workers.denials import Denials
 from jobs.workers.hold import Heartbeat
 from jobs.workers.render import Memory, Renderer
-from jobs.workers.rendering import Outcome, Prompt, Rendering, failed
+from jobs.workers.rendering import WRITE_PAUSE, Outcome, Prompt, Rendering, failed
 from tests.factories import make_job
 
 
@@ -54,6 +54,14 @@ class TestFollow:
 
         assert Job.objects.get().lapses == 0
         assert Job.objects.get().progress == 25
+
+    def test_progress_is_written_when_there_is_some_and_not_at_every_message(self, rendering):
+        told = []
+        for nodes, now in (({}, 10), (sampled(1), 10.5), (sampled(2), 11), (sampled(2), 10.5 + WRITE_PAUSE)):
+            rendering.follow(nodes, connected=True, now=now)
+            told.append(Job.objects.get().progress)
+
+        assert told == [0, 25, 25, 50]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from comfy import node_classes, preset_folders, presets, workflow
 from comfy.answers import ComfyError
 from comfy.client import Comfy, shown
 from comfy.presets import BadPreset, Graph, Preset
-from jobs.api import parameters
 from jobs.api.requests import PARAMETERS
 from jobs.management.arguments import url
+from jobs.queue import parameters
 
 
 class Command(BaseCommand):

@@ -2,6 +2,8 @@
 
 import json
 import uuid
+from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -9,11 +11,12 @@ from django.forms.models import model_to_dict
 
 from jobs.media import storage
 from jobs.models import Event, Job
+from jobs.queue import engines, estimate
 from wanapi.timestamps import timestamp
 
 
 class Command(BaseCommand):
-    help = "Tells everything about one job: its row, its timeline, a link to its video."
+    help = "Tells everything about one job: its row, what it waits for, its timeline, a link to its video."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("job_id", type=uuid.UUID, metavar="JOB_ID")
@@ -27,8 +30,10 @@ class Command(BaseCommand):
 
 
 def facts(job: Job) -> dict[str, Any]:
-    """The fields of the row, by name; empty ones are left out."""
+    """The fields of the row, by name, and what GET /jobs/{id} tells beside them; empty ones are left out."""
     row = model_to_dict(job) | {"id": str(job.pk), "key": str(job.key or "environment")}
+    row |= {"parameters": job.shown_parameters}
+    row |= {"waiting_for": engines.hindrance(job), "eta_seconds": estimate.seconds_left(job)}
     row |= {"engine": job.engine and job.engine.name}
     row |= {
         field.name: timestamp(getattr(job, field.name))
@@ -36,18 +41,26 @@ def facts(job: Job) -> dict[str, Any]:
         if field.name.endswith(("_at", "_until", "_before"))
     }
     row["video"] = storage.link(job.video_key) if job.status == Job.Status.COMPLETED else None
-    return {name: value for name, value in row.items() if value not in (None, "")}
+    return {name: value for name, value in row.items() if value not in (None, "", [])}
 
 
 def as_text(job: Job) -> str:
     row = facts(job)
     width = max(map(len, row))
-    lines = [f"{name:{width}}  {value}" for name, value in row.items()]
+    lines = [f"{label:{width}}  {text}" for name, value in row.items() for label, text in _lines(name, value)]
     for event in job.events.order_by("at", "pk"):
         what = str(event).lower()
         lines.append(f"{timestamp(event.at)}  {what}, attempt {event.attempt}, by {event.worker or '-'}")
         lines += [f"    {line}" for line in event.detail.splitlines()]
     return "\n".join(lines)
+
+
+def _lines(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A line for each parameter and each warning; the name stands before the first one."""
+    if isinstance(value, dict):
+        value = [f"{key}: {part}" for key, part in value.items()]
+    texts = value if isinstance(value, list) else [value]
+    return zip_longest([name], texts, fillvalue="")
 
 
 def as_json(job: Job) -> str:

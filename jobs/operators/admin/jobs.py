@@ -1,22 +1,23 @@
-"""The page of jobs. They change by actions alone, each of which asks before it does anything."""
+"""The pages of jobs. They change by actions alone, each of which asks before it does anything."""
 
 import json
 import logging
 import re
+from collections.abc import Iterable
 from contextlib import suppress
+from datetime import timedelta
+from functools import partial
 from typing import Any, ClassVar
 from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.core.paginator import Paginator
-from django.db import connection
 from django.db.models import Q
-from django.http import HttpRequest, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.template.defaultfilters import pluralize
 from django.template.response import TemplateResponse
-from django.utils.functional import cached_property
-from django.utils.html import format_html
+from django.urls import path
+from django.utils.html import format_html, format_html_join
 from django.utils.text import Truncator
 from django.utils.timezone import now
 
@@ -25,8 +26,11 @@ from jobs.models import Job
 from jobs.models.event import Event
 from jobs.models.job import FINAL, REQUEUABLE, JobQuerySet
 from jobs.operators import export
+from jobs.operators.admin.again import again
+from jobs.operators.admin.listing import BoundedPaginator, PresetFilter
 from jobs.operators.admin.read_only import ReadOnlyAdmin
 from jobs.operators.console import duration
+from jobs.queue import engines, estimate
 from jobs.queue.returns import cancel, purge
 from jobs.queue.submit import requeue
 
@@ -34,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 LOOKUPS = {
     *("status__exact", "kind__exact", "created_at__gte", "created_at__lt"),
-    *("engine__id__exact", "engine__isnull", "key__id__exact", "key__isnull"),
+    *("engine__id__exact", "engine__isnull", "key__id__exact", "key__isnull", PresetFilter.parameter_name),
 }
 SEARCHED = 50_000  # prompts at most, since there is no index of their words
 MOST_PURGED = 200  # jobs at once: each costs some requests to S3, while a browser waits
@@ -59,20 +63,14 @@ class EventInline(admin.TabularInline):
         return False
 
 
-class BoundedPaginator(Paginator):
-    """Counts at most MOST rows. For the whole table it shows the estimate that Postgres keeps."""
+def _lines(texts: Iterable[str]) -> str:
+    return format_html_join("", '<div class="wrapped">{}</div>', ((text,) for text in texts)) or "-"
 
-    MOST = 10_000
 
-    @cached_property
-    def count(self) -> int:
-        jobs: Any = self.object_list
-        counted: int = jobs.order_by()[: self.MOST].count()
-        if counted == self.MOST and not jobs.query.where:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = 'jobs_job'::regclass")
-                return max(counted, cursor.fetchone()[0])
-        return counted
+def _image(job: Job, key: str, name: str) -> str:
+    if key not in job.input_keys:
+        return "-"
+    return format_html('<img src="{}" width="416" alt="{}">', storage.link(key), name)
 
 
 @admin.register(Job)
@@ -91,7 +89,7 @@ class JobAdmin(ReadOnlyAdmin):
         "ran",
         "attempt",
     )
-    list_filter = ("status", "kind", "engine", "key", "created_at")
+    list_filter = ("status", "kind", PresetFilter, "engine", "key", "created_at")
     search_fields = ("id", "prompt")  # get_search_results() has its own way
     search_help_text = f"An id, or words of the prompt: of the newest {SEARCHED:,} that the filters leave."
     sortable_by = ("created_at",)  # the others would sort the whole table
@@ -101,15 +99,17 @@ class JobAdmin(ReadOnlyAdmin):
     show_facets = admin.ShowFacets.NEVER  # each would count the whole table
     paginator = BoundedPaginator
     actions = ("requeue", "cancel", "purge", "export")
+    change_form_template = "console/job.html"
     inlines = (EventInline,)
     fieldsets = (
+        (None, {"fields": ("id", "status", "error", "percent", "waiting_for", "time_left", "video")}),
         (
-            None,
-            {"fields": ("id", "status", "error", "percent", "prompt", "kind", "reference_image", "video")},
+            "Request",
+            {"fields": ("prompt", "kind", "preset", "asked", "warned", "reference_image", "last_image")},
         ),
         ("Times", {"fields": ("created_at", "started_at", "rendered_at", "finished_at", "waited", "ran")}),
         ("Queue", {"fields": ("key", "priority", "turn", "place")}),
-        ("Render", {"fields": ("engine", "preset", "seed", "attempt", "render", "output", "graph")}),
+        ("Render", {"fields": ("engine", "attempt", "render", "output", "graph")}),
         ("Claim", {"fields": ("worker", "fence", "lease_until", "not_before")}),
         ("Troubles", {"fields": ("lost", "out_of_memory", "lapses", "publish_tries")}),
         ("Video file", {"fields": ("video_size", "video_frames", "video_sha256")}),
@@ -117,6 +117,14 @@ class JobAdmin(ReadOnlyAdmin):
 
     class Media:
         css: ClassVar = {"all": ["console/console.css"]}
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(partial(again, self))
+        return [path("<uuid:pk>/again/", view, name="jobs_job_again"), *super().get_urls()]
+
+    def change_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        options["extra_context"] = {"may_submit": self.has_manage_permission(request)}
+        return super().change_view(request, *args, **options)
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         """The newest first; queued jobs alone in the order in which they will be claimed."""
@@ -181,11 +189,30 @@ class JobAdmin(ReadOnlyAdmin):
             return f"none: it was begun on {job.engine}, and waits ENGINE_GRACE seconds for its worker"
         return str(job.position)
 
+    @admin.display(description="waiting for")
+    def waiting_for(self, job: Job) -> str:
+        return engines.hindrance(job) or "-"
+
+    @admin.display(description="time left")
+    def time_left(self, job: Job) -> str:
+        left, moment = estimate.seconds_left(job), now()
+        return "-" if left is None else duration(moment, moment + timedelta(seconds=left))
+
+    @admin.display(description="parameters")
+    def asked(self, job: Job) -> str:
+        return _lines(f"{name}: {value}" for name, value in sorted(job.shown_parameters.items()))
+
+    @admin.display(description="warnings")
+    def warned(self, job: Job) -> str:
+        return _lines(job.warnings)
+
     @admin.display(description="reference image")
     def reference_image(self, job: Job) -> str:
-        if job.kind != Job.Kind.IMAGE_TO_VIDEO:
-            return "-"
-        return format_html('<img src="{}" width="416" alt="reference image">', storage.link(job.input_key))
+        return _image(job, job.input_key, "reference image")
+
+    @admin.display(description="last frame")
+    def last_image(self, job: Job) -> str:
+        return _image(job, job.last_input_key, "image of the last frame")
 
     @admin.display(description="video")
     def video(self, job: Job) -> str:
