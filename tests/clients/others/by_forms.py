@@ -1,6 +1,6 @@
 """The forms of vLLM-Omni's own clients and SGLang's JSON, by aiohttp: BASE_URL KEY IMAGE.
 
-Each is sent as that client sends it, polled as it polls, downloaded and deleted. It ends with 0 if all went well.
+Each is sent as that client does it, polled, downloaded and deleted. It ends with 0 if all went well.
 """
 
 import asyncio
@@ -12,7 +12,14 @@ from pathlib import Path
 import aiohttp
 
 BASE_URL, KEY, IMAGE = sys.argv[1:]
-QUICK_START = {"width": 1280, "height": 720, "num_frames": 80, "fps": 16, "num_inference_steps": 40, "seed": 42}
+QUICK_START = {
+    "width": 1280,
+    "height": 720,
+    "num_frames": 80,
+    "fps": 16,
+    "num_inference_steps": 40,
+    "seed": 42,
+}
 DATA_URL = "data:image/png;base64," + base64.b64encode(Path(IMAGE).read_bytes()).decode()
 
 
@@ -22,13 +29,16 @@ def form(fields, image=None):
     for name, value in fields.items():
         data.add_field(name, str(value))
     if image:
-        data.add_field("input_reference", Path(image).open("rb"), filename="cat.png", content_type="image/png")
+        file = Path(image).open("rb")  # noqa: SIM115 - aiohttp closes it
+        data.add_field("input_reference", file, filename="cat.png", content_type="image/png")
     return {"data": data}
 
 
 SENT = {
     "vLLM-Omni's benchmark, text": form({"prompt": "A cat"} | QUICK_START),
-    "vLLM-Omni's benchmark, image": form({"prompt": "A cat", "model": "Wan-AI/Wan2.2-I2V-A14B-Diffusers"}, IMAGE),
+    "vLLM-Omni's benchmark, image": form(
+        {"prompt": "A cat", "model": "Wan-AI/Wan2.2-I2V-A14B-Diffusers"}, IMAGE
+    ),
     "vLLM-Omni's node for ComfyUI": form(
         {
             "model": "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
