@@ -5,7 +5,8 @@ COSMIC_RAY := 8.7.0
 # What the settings need at least. Nobody listens there, so that nothing waits for a database.
 SETTINGS := env API_KEY=- SECRET_KEY=- S3_BUCKET=- DATABASE_URL=postgresql://127.0.0.1:1/-
 
-.PHONY: help demo serve test test-faults fuzz test-browser test-comfyui bench bench-eta bench-fleet bench-wait mutants format lint lock audit
+.PHONY: help demo serve test test-faults fuzz test-clients test-browser test-comfyui bench bench-eta bench-fleet bench-wait \
+	mutants format lint lock audit
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
@@ -25,6 +26,9 @@ test-faults: .venv/ready  ## every fault at full count, and the table of docs/re
 
 fuzz: .venv/ready  ## hostile bodies, images, servers and the API against its schema, at full count; ten minutes
 	@FULL=1 exec $(PY) -m pytest tests/hostile $(ARGS)
+
+test-clients: .venv/ready .venv-clients/ready  ## LiteLLM, and the forms of vLLM-Omni and SGLang, against the service
+	@CLIENTS=1 exec $(PY) -m pytest tests/clients/test_others.py $(ARGS)
 
 test-browser: .venv/ready  ## the admin in Debian's Chromium (apt install chromium); screenshots in .local/screenshots
 	@BROWSER=1 exec $(PY) -m pytest tests/browser $(ARGS)
@@ -61,7 +65,7 @@ lint: .venv/ready  ## format, style, types, missing migrations, and the arrows b
 	@$(PY) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-cache --no-logo
 
 lock: .venv/ready  ## pins everything with its hashes, after a change of a requirements*.in
-	@for name in requirements requirements-simulator requirements-dev local/requirements-s3; do \
+	@for name in requirements requirements-simulator requirements-dev local/requirements-s3 tests/clients/others/requirements; do \
 		.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; \
 	done
@@ -69,5 +73,10 @@ lock: .venv/ready  ## pins everything with its hashes, after a change of a requi
 audit: .venv/ready  ## known weaknesses of what is installed; not part of CI, since it turns red by itself
 	@.venv/bin/uv tool run pip-audit==$(PIP_AUDIT) --disable-pip --require-hashes -r requirements.txt
 
-.venv/ready: requirements.txt requirements-dev.txt local/requirements-s3.txt local/setup.sh
+.venv/ready: requirements.txt requirements-dev.txt local/requirements-s3.txt local/setup.sh tests/clients/node/package-lock.json
 	@sh local/setup.sh
+
+.venv-clients/ready: .venv/ready tests/clients/others/requirements.txt
+	@.venv/bin/uv venv --quiet --clear --python .venv/bin/python .venv-clients
+	@.venv/bin/uv pip install --quiet --python .venv-clients/bin/python --require-hashes -r tests/clients/others/requirements.txt
+	@touch $@

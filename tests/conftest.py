@@ -26,6 +26,7 @@ from tests.image_servers import Server, serving
 from tests.stack import COMFYUI_URL, KEY, S3_URL, SIMULATOR_URL
 
 collect_ignore = [] if os.environ.get("BROWSER") else ["browser"]  # of `make test-browser`
+collect_ignore += [] if os.environ.get("CLIENTS") else ["clients/test_others.py"]  # of `make test-clients`
 figures: list[tuple[str, str]] = []
 
 

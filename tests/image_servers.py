@@ -22,6 +22,7 @@ class Server(ThreadingHTTPServer):
         self.connections = 0
         self.paths: list[str] = []
         self.ended = threading.Event()
+        self.held: list[threading.Event] = []  # of requests to /held, each of which waits until it is set
         super().__init__((address, 0), Handler)
         self.own = f"{address}:{self.server_port}"
         self.url = f"http://{self.own}"
@@ -57,6 +58,12 @@ class Handler(BaseHTTPRequestHandler):
     def send_image(self, _) -> None:
         self.start()
         self.wfile.write(picture())
+
+    def send_held(self, _) -> None:
+        go_on = threading.Event()
+        self.server.held.append(go_on)
+        go_on.wait(8)
+        self.send_image(_)
 
     def send_status(self, status: str) -> None:
         self.start(int(status))

@@ -190,8 +190,15 @@ CONTENT_SECURITY_POLICY = {
         "base-uri": ["'none'"],
     }
 }
-CORS_ALLOW_HEADERS = (*default_headers, "x-api-key", "idempotency-key", "if-none-match", "prefer")
-CORS_EXPOSE_HEADERS = ("retry-after", "etag")
+# The last ones are those of OpenAI's library, which says much about itself.
+_stainless = ("arch", "lang", "os", "package-version", "retry-count", "runtime", "runtime-version", "timeout")
+CORS_ALLOW_HEADERS = (
+    *default_headers,
+    *("x-api-key", "idempotency-key", "if-none-match", "prefer"),
+    *(f"x-stainless-{name}" for name in _stainless),
+    *("openai-organization", "openai-project"),
+)
+CORS_EXPOSE_HEADERS = ("retry-after", "etag", "x-request-id", "openai-poll-after-ms", "x-should-retry")
 CORS_URLS_REGEX = r"^/(?!admin/)"
 
 AUTHENTICATION_BACKENDS = [
@@ -226,6 +233,7 @@ TEMPLATES = [
 ]
 
 # Room for an image of IMAGE_MAX_BYTES in Base64 and a prompt; jobs.api.errors answers 413 beyond it.
+DATA_UPLOAD_MAX_NUMBER_FILES = 10  # in one form; jobs.api.forms
 DATA_UPLOAD_MAX_MEMORY_SIZE = IMAGE_MAX_BYTES * 4 // 3 + 1024 * 1024
 
 REST_FRAMEWORK = {

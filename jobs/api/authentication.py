@@ -1,4 +1,4 @@
-"""The API key, in the header X-API-Key."""
+"""The API key, in the header X-API-Key or as ``Authorization: Bearer``."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +28,8 @@ class Client:
     @property
     def jobs(self) -> JobQuerySet:
         """The jobs that this client may see."""
-        if self.sees_all:
-            return Job.objects.all()
-        return Job.objects.filter(key=self.key)
+        jobs = Job.objects.all() if self.sees_all else Job.objects.filter(key=self.key)
+        return jobs.filter(deleted=False)
 
 
 def client_of(request: Request) -> Client:
@@ -41,7 +40,7 @@ def client_of(request: Request) -> Client:
 
 class ApiKeyAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[Client, None]:
-        text = request.headers.get("X-API-Key", "")
+        text = request.headers.get("X-API-Key") or _bearer(request)
         if constant_time_compare(text, settings.API_KEY):
             return Client(None), None
         key = ApiKey.objects.presented(text) if text else None
@@ -51,3 +50,8 @@ class ApiKeyAuthentication(BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         return "X-API-Key"  # its presence makes the answer 401 instead of 403
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else ""

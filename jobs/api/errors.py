@@ -84,6 +84,42 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     return exception_handler(error, context)
 
 
+CODES = {
+    400: "invalid_value",
+    401: "invalid_api_key",
+    404: "not_found",
+    409: "conflict",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "idempotency_key_reused",
+    429: "rate_limit_exceeded",
+    503: "unavailable",
+}
+PATIENCE = 120  # seconds; for a longer Retry-After the libraries of OpenAI give up
+
+
+def handle_as_openai(error: Exception, context: dict[str, Any]) -> Response | None:
+    """The same answers in OpenAI's form."""
+    response = handle(error, context)
+    if response is None:
+        return None
+    status = response.status_code
+    param = next(iter(response.data.get("errors", ())), None)
+    wait = int(response.headers.get("Retry-After", 0))
+    response.data = _as_openai(status, response.data["detail"], param)
+    if status < 500 and (status not in (408, 429) or wait > PATIENCE):
+        response["X-Should-Retry"] = "false"
+    return response
+
+
+def _as_openai(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    kind = (
+        "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    )
+    code = CODES.get(status)
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
 def _unreadable(error: UnreadablePostError) -> exceptions.APIException:
     """The error for a body that did not come whole, by the number that wanapi/slow_clients.py gave it."""
     if error.errno == errno.EBUSY:
@@ -111,21 +147,24 @@ def _text(detail: Any) -> str:
 # Django's own handlers, for what never reaches a view of the API
 
 
-def _answer(code: int, detail: str) -> HttpResponse:
-    return JsonResponse({"detail": detail}, status=code)
+def _answer(request: HttpRequest, code: int, detail: str) -> HttpResponse:
+    if not request.path.startswith("/v1/"):
+        return JsonResponse({"detail": detail}, status=code)
+    headers = {"X-Should-Retry": "false"} if code < 500 else {}
+    return JsonResponse(_as_openai(code, detail), status=code, headers=headers)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _answer(400, "The request is malformed, or its Host header is not in ALLOWED_HOSTS.")
+    return _answer(request, 400, "The request is malformed, or its Host header is not in ALLOWED_HOSTS.")
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _answer(403, "Forbidden.")
+    return _answer(request, 403, "Forbidden.")
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _answer(404, "There is nothing at this address.")
+    return _answer(request, 404, "There is nothing at this address.")
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    return _answer(500, "Something went wrong on our side; it has been logged.")
+    return _answer(request, 500, "Something went wrong on our side; it has been logged.")

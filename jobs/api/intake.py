@@ -18,10 +18,10 @@ from jobs.api.authentication import Client
 from jobs.api.errors import KeyReused
 from jobs.media import images, storage
 from jobs.models import Job
-from jobs.models.key import ApiKey, LimitReached
+from jobs.models.key import LimitReached
 from jobs.models.tombstone import Tombstone
 from jobs.queue import parameters
-from jobs.queue.submit import check_limits, submit, submitted_with
+from jobs.queue.submit import Arrival, check_limits, equal, submit, submitted_with
 
 
 class ImageSource(NamedTuple):
@@ -32,23 +32,30 @@ class ImageSource(NamedTuple):
     read: Callable[[], bytes]
 
 
-def accept(client: Client, body: Serializer, idempotency_key: str | None) -> Job:
-    """The job that this request asks for: a new one, or the earlier one with this idempotency key.
+def accept(
+    client: Client, body: Serializer, idempotency_key: str | None, arrival: Arrival | None = None
+) -> Job:
+    """The job that this request asks for: a new one, or that of an earlier request that was the same one.
 
     ``body`` has the request as it was sent. Once it is valid, its data are ``prompt``; ``image`` and
-    ``last_image``, each an ImageSource or None; and ``asked``, the parameters that were given. Raises
-    ValidationError by field, also for an image that cannot be used; KeyReused; LimitReached; and what
+    ``last_image``, each an ImageSource or None; ``asked``, the parameters that were given; and ``warnings``,
+    if the serializer has any of its own. ``arrival`` is for doors whose clients say that they repeat a
+    request; it counts where there is no idempotency key.
+
+    Raises ValidationError by field, also for an image that cannot be used; KeyReused; LimitReached; and what
     jobs.media raises: Busy, CannotRead, StorageError.
     """
-    sha256 = fingerprint(body)
-    if earlier := _earlier(client.key, idempotency_key, sha256):
+    arrival = None if idempotency_key else arrival
+    job = Job(key=client.key, idempotency_key=idempotency_key, request_sha256=fingerprint(body))
+    job.repeated = bool(arrival and arrival.repeated)
+    if earlier := _earlier(job, arrival):
         return earlier
     try:
         check_limits(client.key)  # submit() does so again, and exactly, under its lock
-        return _submit(client, body, idempotency_key, sha256)
+        return _submit(job, body, arrival)
     except (IntegrityError, LimitReached):
-        # A request with the same idempotency key may have been quicker, and may have taken the last place.
-        if earlier := _earlier(client.key, idempotency_key, sha256):
+        # Another one of the same requests may have been quicker, and may have taken the last place.
+        if earlier := _earlier(job, arrival):
             return earlier
         raise
 
@@ -63,7 +70,8 @@ def fingerprint(body: Serializer) -> str:
     asked = [sent.pop(name, None) for name in ("prompt", "image_url", "image_base64")]
     if more := {name: value for name, value in sent.items() if value is not None}:
         asked.append(more)
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    text = json.dumps(asked, sort_keys=True, default=lambda file: file.sha256)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:
@@ -73,43 +81,44 @@ def _plain(value: Any) -> Any:
     return None if value == "" else value
 
 
-def _earlier(key: ApiKey | None, idempotency_key: str | None, sha256: str) -> Job | None:
-    earlier = submitted_with(idempotency_key, key) if idempotency_key else None
-    if earlier and earlier.request_sha256 != sha256:
+def _earlier(job: Job, arrival: Arrival | None) -> Job | None:
+    if not job.idempotency_key:
+        return equal(job, arrival) if arrival else None
+    earlier = submitted_with(job.idempotency_key, job.key)
+    if earlier and earlier.request_sha256 != job.request_sha256:
         raise KeyReused
     return earlier
 
 
-def _submit(client: Client, body: Serializer, idempotency_key: str | None, sha256: str) -> Job:
+def _submit(job: Job, body: Serializer, arrival: Arrival | None) -> Job:
     body.is_valid(raise_exception=True)
     data = body.validated_data
     sources = {name: data[name] for name in ("image", "last_image") if data[name]}
     asked = parameters.resolve(data["asked"], **{name: source.field for name, source in sources.items()})
+    job.kind, job.prompt, job.seed = asked.kind, data["prompt"], asked.seed
+    job.preset = asked.preset.reference
+    job.parameters = asked.parameters | {"size": asked.shape}
     unknown = [name for name in body.initial_data if name not in body.fields]
-    job = Job(
-        kind=asked.kind,
-        prompt=data["prompt"],
-        preset=asked.preset.reference,
-        seed=asked.seed,
-        parameters=asked.parameters | {"size": asked.shape},
-        warnings=parameters.of_unknown(unknown, body.fields) + asked.warnings,
-        size_factor=asked.preset.scale,
-        rate_factor=asked.preset.rate,
-        has_first_image="image" in sources,
-        key=client.key,
-        idempotency_key=idempotency_key,
-        request_sha256=sha256,
-    )
+    job.warnings = parameters.of_unknown(unknown, body.fields) + data.get("warnings", []) + asked.warnings
+    job.size_factor, job.rate_factor = asked.preset.scale, asked.preset.rate
+    job.has_first_image = "image" in sources
     if sources:
         _store(job, _normalised(job, sources, asked.fit))
     job.work = asked.work(job.parameters["size"])
     try:
-        return submit(job)
+        accepted = submit(job, arrival=arrival)
     except (IntegrityError, LimitReached):
-        if sources:
-            with suppress(storage.StorageError), storage.slot():  # purge_leftovers removes what stays
-                storage.delete(job.input_keys)
+        _forget_images(job)
         raise
+    if accepted.pk != job.pk:
+        _forget_images(job)
+    return accepted
+
+
+def _forget_images(job: Job) -> None:
+    if job.input_keys:
+        with suppress(storage.StorageError), storage.slot():  # purge_leftovers removes what stays
+            storage.delete(job.input_keys)
 
 
 def _normalised(job: Job, sources: Mapping[str, ImageSource], fit: str) -> dict[str, bytes]:

@@ -25,9 +25,7 @@ class StrictJSONParser(JSONParser):
     in an object. Raises ParseError, or UnsupportedMediaType for a body that is compressed."""
 
     def parse(self, stream: IO[bytes], media_type: Any = None, parser_context: Any = None) -> dict[str, Any]:
-        encoding = parser_context["request"].headers.get("Content-Encoding", "identity")
-        if encoding.lower() != "identity":
-            raise UnsupportedMediaType(encoding, "Send the body as it is, without a Content-Encoding.")
+        refuse_compressed(parser_context["request"])
         try:
             body = stream.read()
             if sum(map(body.count, STRUCTURE)) > MAX_STRUCTURE:
@@ -45,6 +43,12 @@ class StrictJSONParser(JSONParser):
         if not isinstance(data, dict):
             raise ParseError("The body must be a JSON object.")
         return data
+
+
+def refuse_compressed(request: Any) -> None:
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMediaType(encoding, "Send the body as it is, without a Content-Encoding.")
 
 
 def _single_values(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -163,8 +163,18 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
+def is_repeated(request: Request) -> bool:
+    """Whether a library of OpenAI says that it sends this request again."""
+    count = request.headers.get("X-Stainless-Retry-Count", "")
+    return count.isascii() and count.isdigit() and bool(count.strip("0"))
+
+
 @extend_schema_field({"type": "integer", "minimum": 1})
 class LimitField(serializers.Field):
+    def __init__(self, most: int = MAX_LISTED, **options: Any):
+        self.most = most
+        super().__init__(**options)
+
     def to_representation(self, limit: int) -> int:
         return limit
 
@@ -174,7 +184,7 @@ class LimitField(serializers.Field):
         digits = text.lstrip("0")
         if not digits:
             raise serializers.ValidationError("The limit must be at least 1.")
-        return min(int(digits[:5]), MAX_LISTED)
+        return min(int(digits[:5]), self.most)
 
 
 class JobsQuery(serializers.Serializer):

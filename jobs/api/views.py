@@ -1,6 +1,5 @@
 """The API. Each view: authenticate (by default), validate, act, answer."""
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +13,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from jobs.api import answers, intake, requests, schema, waiting
+from jobs.api import answers, bodies, intake, requests, schema, waiting
 from jobs.api.authentication import client_of
-from jobs.api.errors import Conflict, LengthRequired
+from jobs.api.errors import Conflict
 from jobs.media import storage
-from jobs.media.images import Busy
 from jobs.models import Job
 from jobs.operators import health, metrics
 from jobs.queue import engines, parameters
@@ -39,26 +37,12 @@ class View(APIView):
 class GenerateView(View):
     """POST /generate: accepts a job, once for each Idempotency-Key."""
 
-    # Places for large bodies: one of _large until the answer, one of _parsed only while the body is parsed.
-    _large = threading.BoundedSemaphore(limits.LARGE_BODIES)
-    _parsed = threading.BoundedSemaphore(limits.PARSED_BODIES)
-
     @schema.submit
     def post(self, request: Request) -> Response:
-        if int(request.META.get("CONTENT_LENGTH") or 0) <= limits.LARGE:
+        with bodies.place(request):
             return self._post(request)
-        if not self._large.acquire(blocking=False):
-            raise Busy
-        try:
-            _ = request._request.body  # read before a place of _parsed is taken: the client may send slowly
-            with self._parsed:
-                return self._post(request)
-        finally:
-            self._large.release()
 
     def _post(self, request: Request) -> Response:
-        if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
-            raise LengthRequired  # to Django a chunked body looks empty
         idempotency_key = requests.idempotency_key(request)
         body = requests.GenerateRequest(data=request.data)
         job = intake.accept(client_of(request), body, idempotency_key)
@@ -70,7 +54,8 @@ class StatusView(View):
 
     @schema.status
     def get(self, request: Request, job_id: str) -> Response:
-        return waiting.tell(request, get_job(request, job_id), answers.JobStatus)
+        job = get_job(request, job_id)
+        return waiting.tell(request, job, lambda job: Response(answers.JobStatus(job).data))
 
 
 class JobView(View):
@@ -78,7 +63,8 @@ class JobView(View):
 
     @schema.job
     def get(self, request: Request, job_id: str) -> Response:
-        return waiting.tell(request, get_job(request, job_id), answers.WholeJob)
+        job = get_job(request, job_id)
+        return waiting.tell(request, job, lambda job: Response(answers.WholeJob(job).data))
 
     @schema.delete
     def delete(self, request: Request, job_id: str) -> Response:

@@ -7,7 +7,6 @@ for one request: first it is parked, and when the wait is over it answers.
 import hashlib
 import re
 from collections.abc import Callable
-from typing import Any
 
 from django.utils.http import parse_etags
 from rest_framework import serializers
@@ -25,12 +24,16 @@ LONGEST = 50  # seconds; many proxies give up after 60
 COME_BACK = 5  # seconds, for a client for which there was no place
 
 
-def tell(request: Request, job: Job, body: Callable[[Job], Any], seconds: int | None = None) -> Response:
-    """What ``body`` (a serializer) shows of the job: now, or when it is final, or after these seconds; by
-    default as many as ``?wait=`` says. With If-None-Match also when anything changed since that answer; if
+def tell(
+    request: Request, job: Job, answer: Callable[[Job], Response], seconds: int | None = None
+) -> Response:
+    """The ``answer`` about the job: now, or when it is final, or after these seconds; by default as many as
+    ``?wait=`` says. With If-None-Match also when anything changed since that answer; if
     nothing did, a 304."""
     seconds = asked(request) if seconds is None else seconds
-    known = {tag.removeprefix("W/") for tag in parse_etags(request.headers.get("If-None-Match", ""))}
+    known = set()
+    if request.method != "POST":
+        known = {tag.removeprefix("W/") for tag in parse_etags(request.headers.get("If-None-Match", ""))}
 
     def is_over(job: Job) -> bool:
         return job.status in FINAL or (bool(known) and not known & {"*", tag_of(job)})
@@ -39,7 +42,7 @@ def tell(request: Request, job: Job, body: Callable[[Job], Any], seconds: int | 
         key = client_of(request).key
         raise Reader(job, key.pk if key else None, seconds, is_over)
     unchanged = known & {"*", tag_of(job)}
-    response = Response(status=304) if unchanged else Response(body(job).data)
+    response = Response(status=304) if unchanged else answer(job)
     response["ETag"] = f"W/{tag_of(job)}"
     if getattr(parking.earlier(request.META), "turned_away", False):
         response["Retry-After"] = str(COME_BACK)

@@ -68,6 +68,16 @@ class JobQuerySet(models.QuerySet["Job"]):
         """Unfinished renders whose prompts may be in this engine's ComfyUI, held or not."""
         return self.filter(engine=engine, rendered_at=None).exclude(status__in=FINAL)
 
+    def to_remove(self) -> "JobQuerySet":
+        """Deleted by their clients before they were finished; their prompts are in no ComfyUI any more, or in
+        one that fell silent."""
+        gone = Q(engine=None) | Q(engine__in=Engine.objects.silent())
+        return self.filter(gone, deleted=True, status__in=FINAL)
+
+    def leaving(self, engine: Engine) -> "JobQuerySet":
+        """Deleted by their clients, while their prompts were in this engine's ComfyUI."""
+        return self.filter(engine=engine, deleted=True, status__in=FINAL)
+
     def to_render(self) -> "JobQuerySet":
         return self.queued().filter(Q(not_before=None) | Q(not_before__lte=Now()), lease_until=None)
 
@@ -131,6 +141,10 @@ class Job(models.Model):
     turn = models.BigIntegerField(db_default=0)
     idempotency_key = models.CharField(max_length=255, null=True, blank=True)
     request_sha256 = models.CharField(max_length=64, blank=True, default="")
+    # A client's library sent this request again, and the first one may still be under way (queue/submit.py).
+    repeated = models.BooleanField(default=False, db_default=False)
+    # Its client deleted it before it was finished. Nobody but operators sees it; retention removes the row.
+    deleted = models.BooleanField(default=False, db_default=False)
 
     # Where it stands
     status = models.CharField(max_length=20, choices=Status, default=Status.QUEUED)
@@ -198,6 +212,8 @@ class Job(models.Model):
             models.Index(fields=["finished_at"], name="job_finished", condition=Q(finished_at__isnull=False)),
             models.Index(fields=["-created_at", "-id"], name="job_list"),
             models.Index(fields=["status", "-created_at", "-id"], name="job_list_by_status"),
+            models.Index(fields=["request_sha256"], name="job_repeated", condition=Q(repeated=True)),
+            models.Index(fields=["finished_at"], name="job_deleted", condition=Q(deleted=True)),
         ]
         constraints = [
             models.UniqueConstraint(fields=["key", "idempotency_key"], name="idempotency_of_key"),

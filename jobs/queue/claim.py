@@ -36,6 +36,11 @@ def waiting_for(engine: Engine) -> JobQuerySet:
     return Job.objects.to_render().filter(Q(engine=engine) | free & runnable)
 
 
+def has_work(engine: Engine) -> bool:
+    """Whether there is something to render on this engine, or to take out of its ComfyUI."""
+    return waiting_for(engine).exists() or Job.objects.leaving(engine).exists()
+
+
 def claim_render(engine: Engine, *, images: bool = True, suspects: bool = True) -> "Claim | None":
     """The next job for this engine; None if there is none, or if the engine is not ready or not ours.
 

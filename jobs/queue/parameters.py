@@ -53,7 +53,7 @@ class Resolved:
 def resolve(asked: Mapping[str, Any], *, image: str = "", last_image: str = "") -> Resolved:
     """``asked``: the given parameters, each of the right type. ``image`` and ``last_image``: the fields in
     which images were given. Raises ValidationError by field."""
-    preset = _preset(asked.get("preset"))
+    preset = find_preset(asked.get("preset"))
     kind_name = "first-last-frame" if last_image else "image-to-video" if image else "text-to-video"
     kind = preset.kinds.get(kind_name)
     if kind is None:
@@ -78,7 +78,12 @@ def resolve(asked: Mapping[str, Any], *, image: str = "", last_image: str = "") 
     )
 
 
-def _preset(name: str | None) -> Preset:
+def preset_names() -> list[str]:
+    """All of them, the default one first."""
+    return sorted(presets.names(), key=lambda name: (name != settings.WORKFLOW_PRESET, name))
+
+
+def find_preset(name: str | None) -> Preset:
     """By its name alone: the reference that a job holds is ours."""
     name = name or settings.WORKFLOW_PRESET
     if name not in presets.names():

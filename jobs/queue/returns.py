@@ -1,5 +1,7 @@
 """How jobs are taken from their holders, or removed: leases that ran out, cancel, purge."""
 
+from contextlib import suppress
+
 from django.db import transaction
 from django.db.models import Case, F, Value, When
 from django.db.models.functions import Now
@@ -66,6 +68,22 @@ def cancel(jobs: JobQuerySet, detail: str = "") -> int:
             finished_at=Now(),
             lease_until=None,
         )
+
+
+def remove(job: Job) -> bool:
+    """Removes a job for good, whatever its state. For its client it is gone at once. If it is not finished it
+    is cancelled, and its row goes when its prompt is no longer in ComfyUI (``JobQuerySet.to_remove``).
+    Returns whether it was there. Raises StorageError for a finished job."""
+    with transaction.atomic():
+        cancelled = cancel(Job.objects.filter(pk=job.pk), "deleted by a client")
+        if cancelled:
+            Job.objects.filter(pk=job.pk).update(deleted=True, idempotency_key=None)
+    if not cancelled:
+        return bool(purge(job))
+    if Job.objects.to_remove().filter(pk=job.pk).exists():
+        with suppress(storage.StorageError):  # retention tries again
+            purge(job)
+    return True
 
 
 def purge(job: Job) -> int:

@@ -1,6 +1,7 @@
 """How a job gets into the queue: limits, turns, idempotency; and how an operator puts it there again."""
 
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import connection, transaction
@@ -16,6 +17,7 @@ from jobs.queue.change import change
 from jobs.queue.wake import RENDER, wake
 
 SUBMISSIONS = 0x57414E  # the number of the advisory lock in Postgres that all submits take
+REPEATED_WITHIN = 15 * 60  # seconds; OpenAI's libraries wait ten minutes for an answer
 
 
 class QueueFull(LimitReached):
@@ -41,12 +43,49 @@ def submitted_with(idempotency_key: str, key: ApiKey | None) -> Job | None:
     return jobs.first()
 
 
-def submit(job: Job, detail: str = "") -> Job:
+class Arrival(NamedTuple):
+    """When a request came, by Postgres' clock, and whether it says that it was sent before."""
+
+    at: datetime
+    repeated: bool
+
+    @classmethod
+    def now(cls, repeated: bool) -> "Arrival":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT statement_timestamp()")
+            return cls(cursor.fetchone()[0], repeated)
+
+
+def equal(job: Job, arrival: Arrival) -> Job | None:
+    """The job of an equal request that this one is a repetition of, or that is a repetition of this one.
+
+    The libraries of OpenAI send a request again when they got no answer, without an idempotency key, and only
+    the second one says that it is a repetition. It belongs to the newest equal job of the last
+    REPEATED_WITHIN seconds. But the first one may still be under way, and be accepted after it. So a job that
+    came of a repetition (``Job.repeated``) is also that of one request that is none, if this arrived before
+    the job was accepted.
+    """
+    equals = Job.objects.filter(key=job.key_id, request_sha256=job.request_sha256, deleted=False)
+    if arrival.repeated:
+        recent = equals.filter(created_at__gt=Now() - seconds(REPEATED_WITHIN))
+        return recent.order_by("-created_at", "-id").first()
+    for found in equals.filter(repeated=True, created_at__gte=arrival.at).order_by("created_at", "id"):
+        if Job.objects.filter(pk=found.pk, repeated=True).update(repeated=False):
+            return found
+    return None
+
+
+def submit(job: Job, detail: str = "", arrival: Arrival | None = None) -> Job:
     """Accepts a job: its row and the wake-up commit together. Raises LimitReached, and IntegrityError if
     its idempotency key was used already. If another request with the same idempotency key is just being
-    accepted, this one waits for it. ``detail`` says how it came about, if not by a client's request."""
+    accepted, this one waits for it. ``detail`` says how it came about, if not by a client's request.
+
+    With an arrival the answer may be an ``equal`` job in place of this one: under the lock, either of two
+    equal requests finds the other one's job."""
     with transaction.atomic():
         _one_after_the_other()
+        if arrival and (earlier := equal(job, arrival)):
+            return earlier
         if job.key_id:
             job.key = ApiKey.objects.get(pk=job.key_id)
             job.priority = job.key.priority
@@ -83,6 +122,7 @@ def requeue(jobs: JobQuerySet, detail: str = "") -> int:
             not_before=None,
             attempt=0,
             turn=0,
+            deleted=False,
         )
         _give_turns(Job.objects.queued().filter(pk__in=chosen))
         if count:

@@ -27,7 +27,7 @@ from django_q.tasks import async_task
 
 from jobs.models import Event, Job, Metric
 from jobs.models.engine import Engine
-from jobs.queue.claim import waiting_for
+from jobs.queue.claim import has_work
 from jobs.queue.returns import return_expired
 from jobs.queue.wake import PUBLISH, PURGE_OLD, RENDER
 from jobs.workers import hold, retention
@@ -134,7 +134,7 @@ def leave(q2: Any) -> None:
 
 
 def run_tick(cluster: str, broker: Broker, stop: threading.Event, watch: EngineWatch | None) -> None:
-    purge_at = 0.0
+    purging = Purging()
     while not stop.is_set():
         try:
             if watch:
@@ -142,9 +142,8 @@ def run_tick(cluster: str, broker: Broker, stop: threading.Event, watch: EngineW
             return_expired()
             if work_waits(watch):
                 broker.wake()
-            if cluster == PUBLISH and settings.RETENTION_DAYS and time.monotonic() >= purge_at:
-                async_task(PURGE_OLD, cluster=PUBLISH)
-                purge_at = time.monotonic() + retention.PAUSE
+            if cluster == PUBLISH:
+                purging.start_if_due()
         except (DatabaseError, InterfaceError) as error:
             logger.warning("tick: %s", error)
             connection.close()
@@ -158,4 +157,21 @@ def work_waits(watch: EngineWatch | None) -> bool:
     if watch is None:
         return Job.objects.to_publish().exists()
     engine = watch.engine
-    return engine is not None and engine.ready and waiting_for(engine).exists()
+    return engine is not None and engine.ready and has_work(engine)
+
+
+class Purging:
+    """Starts the retention task now and then, and soon after a client has deleted an unfinished job."""
+
+    def __init__(self) -> None:
+        self._old_at = self._deleted_at = 0.0
+
+    def start_if_due(self) -> None:
+        now = time.monotonic()
+        old = settings.RETENTION_DAYS and now >= self._old_at
+        deleted = now >= self._deleted_at and Job.objects.to_remove().exists()
+        if old or deleted:
+            async_task(PURGE_OLD, cluster=PUBLISH)
+            self._deleted_at = now + retention.SHORT_PAUSE
+        if old:
+            self._old_at = now + retention.PAUSE

@@ -73,6 +73,15 @@ class ComfySide:
         """For a job that ended and whose prompt may be in ComfyUI: the next ``clear`` takes it out."""
         self._leaving[job.prompt_id] = job
 
+    def release(self, leaving: Iterable[Job], queue: Queue) -> None:
+        """Of these jobs, which their clients deleted, those whose prompts are gone can be removed now."""
+        there = self.prompts(queue)
+        for job in leaving:
+            if job.prompt_id not in there:
+                self._leaving.pop(job.prompt_id, None)
+                self.forget(job, job.prompt_id)
+                Job.objects.filter(pk=job.pk, deleted=True, status__in=FINAL).update(engine=None)
+
     def forget(self, job: Job, prompt: str) -> None:
         """Removes, as far as possible, what is left in ComfyUI of a prompt that ended: its history entry, and
         the files if the job is finished or gone."""

@@ -15,10 +15,10 @@ from django.db import connection
 from comfy.answers import Queue, Unfit, Unreachable
 from comfy.client import Comfy
 from comfy.listener import Listener
-from jobs.models import Engine
+from jobs.models import Engine, Job
 from jobs.models.job import FINAL
 from jobs.queue import causes, engines
-from jobs.queue.claim import ClaimLost, claim_render, holding, waiting_for
+from jobs.queue.claim import ClaimLost, claim_render, has_work, holding
 from jobs.workers.comfy_side import ComfySide, Sick
 from jobs.workers.denials import Denials
 from jobs.workers.hold import WORKER, Cancellations, Heartbeat, remove_files, stopping
@@ -46,7 +46,7 @@ memory = Memory()
 def render() -> None:
     """Renders queued jobs on the engine that this cluster holds, until none is left."""
     engine = Engine.objects.held_by(WORKER).first()
-    if engine is None or not waiting_for(engine).exists():
+    if engine is None or not has_work(engine):
         return  # this worker stands by, or the task before has taken the job of this wake-up
     with Comfy(engine.url) as comfy, Listener(engine.url) as listener, Heartbeat() as heartbeat:
         with Cancellations(listener.changed):
@@ -114,8 +114,10 @@ class Renderer:
         self._let_go()
         self._claim()
         idle = not self.renderings
+        leaving = list(Job.objects.leaving(self.engine))  # before the look: none of these is posted after it
         queue = self.comfy.queue()
         unwanted = self.comfy_side.clear(queue, [each.job.prompt_id for each in self.renderings])
+        self.comfy_side.release(leaving, queue)
         self.comfy_side.check_health(queue, unwanted)
         room = 0 if unwanted else AT_ONCE - len(self.comfy_side.prompts(queue))
         for rendering in list(self.renderings):

@@ -1,4 +1,5 @@
-"""The retention task: finished jobs older than RETENTION_DAYS are removed for good."""
+"""The retention task: finished jobs older than RETENTION_DAYS are removed for good. So are jobs that their
+clients deleted before they were finished."""
 
 import logging
 
@@ -16,6 +17,7 @@ from wanapi.postgres import AWAY
 logger = logging.getLogger(__name__)
 
 PAUSE = 3600.0  # seconds between two runs
+SHORT_PAUSE = 30.0  # at least, between two runs for what clients deleted
 DAY = 86400
 MAX_FAILED = 5  # jobs in a row that S3 does not delete, until a run ends
 
@@ -23,11 +25,13 @@ MAX_FAILED = 5  # jobs in a row that S3 does not delete, until a run ends
 def purge_old() -> None:
     """Removes them one by one, oldest first. A job whose objects S3 does not delete is left for the next run.
     After MAX_FAILED of these in a row the run ends: then S3 itself is in trouble."""
-    end = Now() - seconds(settings.RETENTION_DAYS * DAY)
-    old = Job.objects.filter(status__in=FINAL, finished_at__lt=end)
+    jobs = Job.objects.to_remove()
+    if settings.RETENTION_DAYS:
+        end = Now() - seconds(settings.RETENTION_DAYS * DAY)
+        jobs = jobs | Job.objects.filter(status__in=FINAL, finished_at__lt=end)
     count = failed = 0
     try:
-        for job in old.in_pages("finished_at"):
+        for job in jobs.in_pages("finished_at"):
             if stopping.is_set() or failed == MAX_FAILED:
                 break
             try:
@@ -39,4 +43,4 @@ def purge_old() -> None:
     except AWAY as error:
         logger.warning("retention: broke off, to be tried again: %s", error)
     if count:
-        logger.info("retention: %s jobs older than %s days removed", count, settings.RETENTION_DAYS)
+        logger.info("retention: %s jobs removed that are old or were deleted by their clients", count)

@@ -12,7 +12,6 @@ import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -22,8 +21,6 @@ from rest_framework.request import Request
 from rest_framework.test import APIRequestFactory
 
 from jobs.api import waiting
-from jobs.api.authentication import Client
-from jobs.api.readers import Reader
 from jobs.models import ApiKey, Event, Job
 from jobs.queue.change import change
 from jobs.queue.returns import cancel
@@ -43,10 +40,11 @@ class Web:
     def __init__(self, ports):
         (self.port, self.metrics), self.threads = ports, ThreadPoolExecutor(8)
 
-    def get(self, path, key=KEY, method="GET", **headers):
-        headers = {"X-API-Key": key} | headers
+    def get(self, path, key=KEY, method="GET", body=None, **headers):
+        """``body``: arguments of requests, such as ``json`` and ``files``."""
+        options = (body or {}) | {"headers": {"X-API-Key": key} | headers, "timeout": 70}
         url = f"http://127.0.0.1:{self.port}{path}"
-        return self.threads.submit(requests.request, method, url, headers=headers, timeout=70)
+        return self.threads.submit(requests.request, method, url, **options)
 
     def wait(self, job, path="jobs", seconds=50, **options):
         """The answer of a request that waits by now."""
@@ -86,7 +84,9 @@ def advance(job, progress):
 
 
 class TestWaiting:
-    @pytest.mark.parametrize(("path", "status"), [("jobs", "cancelled"), ("status", "failed")])
+    @pytest.mark.parametrize(
+        ("path", "status"), [("jobs", "cancelled"), ("status", "failed"), ("v1/videos", "failed")]
+    )
     def test_the_answer_comes_when_the_job_is_final(self, web, path, status):
         job = make_job(status="processing")
         answer = web.wait(job, path)
@@ -345,11 +345,15 @@ class TestAViewThatMakesAJob:
 
         assert waiting.preferred(request) == seconds
 
-    def test_the_second_call_has_the_job_of_the_first(self):
-        job = make_job()
-        request = Request(APIRequestFactory().post("/"))
-        request.user = Client(None)
-        assert waiting.resumed(request) is None
+    @pytest.mark.parametrize("form", ["json", "files"])
+    def test_the_answer_to_the_post_comes_when_the_job_is_final_and_there_is_one_job(self, web, form):
+        body = {form: {"prompt": "A cat"} if form == "json" else {"prompt": (None, "A cat")}}
 
-        request.META["gunicorn.socket"] = SimpleNamespace(parked=Reader(job, None, 1, lambda job: True))
-        assert waiting.resumed(request) == job
+        answer = web.get("/v1/videos", method="POST", body=body, Prefer="wait=50")
+        eventually(lambda: web.waiting() or answer.done())
+        assert not answer.done()
+        cancel(Job.objects.all())
+
+        answer = answer.result(20)
+        assert (answer.status_code, answer.json()["status"]) == (200, "failed")
+        assert answer.json()["id"] == str(Job.objects.get().pk)
