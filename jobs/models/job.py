@@ -131,6 +131,8 @@ class Job(models.Model):
     turn = models.BigIntegerField(db_default=0)
     idempotency_key = models.CharField(max_length=255, null=True, blank=True)
     request_sha256 = models.CharField(max_length=64, blank=True, default="")
+    webhook_url = models.TextField(blank=True, default="", db_default="")  # sealed; "": nobody is told
+    webhook_events = models.JSONField(default=list, db_default=[], blank=True)
 
     # Where it stands
     status = models.CharField(max_length=20, choices=Status, default=Status.QUEUED)

@@ -13,6 +13,7 @@ from jobs.models.job import REQUEUABLE, JobQuerySet
 from jobs.models.key import LimitReached
 from jobs.queue.causes import COUNTERS
 from jobs.queue.change import change
+from jobs.queue.events import note
 from jobs.queue.wake import RENDER, wake
 
 SUBMISSIONS = 0x57414E  # the number of the advisory lock in Postgres that all submits take
@@ -58,7 +59,7 @@ def submit(job: Job) -> Job:
         job.refresh_from_db()
         job.first_position = job.position
         job.save(update_fields=["first_position"])
-        Event.objects.note([job], Event.Kind.CREATED, detail=f"with {job.key or 'the API_KEY'}")
+        note([job], Event.Kind.CREATED, detail=f"with {job.key or 'the API_KEY'}")
         wake(RENDER)
     return job
 
@@ -66,7 +67,8 @@ def submit(job: Job) -> Job:
 def requeue(jobs: JobQuerySet, detail: str = "") -> int:
     """An operator's second chance for those of these jobs that failed or were cancelled: a new render, all
     counters back to 0, and a new turn, so that a hundred failed jobs of one key do not come before everybody
-    else's. ``detail`` says who wanted it. Returns how many were requeued."""
+    else's. ``attempt`` goes on, since it tells a webhook of this chance from one of the last. ``detail`` says
+    who wanted it. Returns how many were requeued."""
     cleared: dict[str, Any] = dict.fromkeys(COUNTERS, 0)
     with transaction.atomic():
         _one_after_the_other()
@@ -80,7 +82,6 @@ def requeue(jobs: JobQuerySet, detail: str = "") -> int:
             error="",
             finished_at=None,
             not_before=None,
-            attempt=0,
             turn=0,
         )
         _give_turns(Job.objects.queued().filter(pk__in=chosen))
