@@ -100,6 +100,7 @@ _receivers = listed("WEBHOOK_URL_ALLOW", values.own_server)
 WEBHOOK_URL_ALLOW = [server for server in _receivers if isinstance(server, str)]
 WEBHOOK_URL_NETWORKS = [server for server in _receivers if not isinstance(server, str)]
 WEBHOOK_TIMEOUT = number("WEBHOOK_TIMEOUT", 15, 1, 60)
+WEBHOOK_URL = read("WEBHOOK_URL", values.webhook_url)
 WEBHOOK_SECRETS = listed("WEBHOOK_SECRET", values.webhook_secret)
 
 check_keys_of_aws()

@@ -225,6 +225,13 @@ def own_server(text: str) -> Any:
     return f"{host}:{valid_port}"
 
 
+def webhook_url(text: str) -> str:
+    """It may hold a password, so the sentence does not quote it."""
+    if not re.fullmatch(r"https?://[!-~]{1,2000}", text) or not urlsplit(text).hostname:
+        raise ValueError("must be an http or https URL, without spaces")
+    return text
+
+
 def webhook_secret(text: str) -> str:
     """As Standard Webhooks writes it. It is a secret, so the sentence does not quote it."""
     try:

@@ -36,9 +36,9 @@ def accept(client: Client, body: Serializer, idempotency_key: str | None) -> Job
     """The job that this request asks for: a new one, or the earlier one with this idempotency key.
 
     ``body`` has the request as it was sent. Once it is valid, its data are ``prompt``; ``image`` and
-    ``last_image``, each an ImageSource or None; ``asked``, the parameters that were given; and ``webhook``,
-    its fields that were given. Raises ValidationError by field, also for an image that cannot be used;
-    KeyReused; LimitReached; and what jobs.media raises: Busy, CannotRead, StorageError.
+    ``last_image``, each an ImageSource or None; ``asked``, the parameters that were given; and perhaps
+    ``webhook``, its fields that were given. Raises ValidationError by field, also for an image that cannot
+    be used; KeyReused; LimitReached; and what jobs.media raises: Busy, CannotRead, StorageError.
     """
     sha256 = fingerprint(body)
     if earlier := _earlier(client.key, idempotency_key, sha256):
@@ -79,7 +79,7 @@ def _submit(client: Client, body: Serializer, idempotency_key: str | None, sha25
     data = body.validated_data
     sources = {name: data[name] for name in ("image", "last_image") if data[name]}
     asked = parameters.resolve(data["asked"], image="image" in sources, last_image="last_image" in sources)
-    webhook = webhooks.fields(client.key, data["webhook"])
+    webhook = webhooks.fields(client.key, data.get("webhook", {}))
     job = Job(
         kind=asked.kind,
         prompt=data["prompt"],

@@ -8,6 +8,7 @@ from rest_framework.serializers import ValidationError
 from jobs.media import receivers
 from jobs.media.public import NotAllowed
 from jobs.models import ApiKey, Delivery
+from jobs.models.key import has_webhook_secret
 from jobs.queue.deliveries import is_off
 from wanapi.sealed import Unreadable, seal, unseal
 
@@ -22,7 +23,7 @@ def fields(key: ApiKey | None, asked: dict[str, Any]) -> dict[str, Any]:
     url = asked.get("webhook_url") or own_url(key)
     if not url:
         return {"warnings": []}
-    if not (key.webhook_secret if key else settings.WEBHOOK_SECRETS):
+    if not has_webhook_secret(key):
         if not asked.get("webhook_url"):
             return {"warnings": []}
         raise ValidationError(
@@ -35,8 +36,10 @@ def fields(key: ApiKey | None, asked: dict[str, Any]) -> dict[str, Any]:
 
 def own_url(key: ApiKey | None) -> str:
     """The URL that the operator gave this key, or ""."""
+    if key is None:
+        return str(settings.WEBHOOK_URL)
     try:
-        return unseal(key.webhook_url) if key and key.webhook_url else ""
+        return unseal(key.webhook_url) if key.webhook_url else ""
     except Unreadable:
         return ""
 

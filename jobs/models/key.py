@@ -130,6 +130,11 @@ class ApiKey(models.Model):
         )
 
 
+def has_webhook_secret(key: ApiKey | None) -> bool:
+    """None: the environment's."""
+    return bool(key.webhook_secret if key else settings.WEBHOOK_SECRETS)
+
+
 class ServedQuerySet(models.QuerySet["Served"]):
     def of(self, priority: int) -> int:
         """The turn that this priority has reached."""

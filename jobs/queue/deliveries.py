@@ -221,7 +221,10 @@ def send_again(deliveries: DeliveryQuerySet) -> int:
         _one_after_the_other()
         for key, url_mark in set(deliveries.values_list("key", "url_mark")):
             SwitchedOff.objects.filter(key=key, url_mark=url_mark).delete()
-        count = deliveries.update(state=Delivery.State.PENDING, tries=0, due_at=Now())
+        rows = [row.pk for row in deliveries.select_for_update(of=("self",)).order_by("pk")]
+        count = Delivery.objects.filter(pk__in=rows).update(
+            state=Delivery.State.PENDING, tries=0, due_at=Now()
+        )
         if count:
             wake(DELIVER)
         return count

@@ -8,8 +8,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.forms.models import model_to_dict
 
 from jobs.media import storage
-from jobs.models import Event, Job
+from jobs.models import Delivery, Event, Job
 from wanapi.timestamps import timestamp
+
+SHOWN = ("event", "host", "state", "tries", "answer", "took", "trouble")  # of a webhook
 
 
 class Command(BaseCommand):
@@ -28,7 +30,10 @@ class Command(BaseCommand):
 
 def facts(job: Job) -> dict[str, Any]:
     """The fields of the row, by name; empty ones are left out."""
-    row = model_to_dict(job) | {"id": str(job.pk), "key": str(job.key or "environment")}
+    row = model_to_dict(job, exclude=["webhook_url"]) | {
+        "id": str(job.pk),
+        "key": str(job.key or "environment"),
+    }
     row |= {"engine": job.engine and job.engine.name}
     row |= {
         field.name: timestamp(getattr(job, field.name))
@@ -47,11 +52,21 @@ def as_text(job: Job) -> str:
         what = str(event).lower()
         lines.append(f"{timestamp(event.at)}  {what}, attempt {event.attempt}, by {event.worker or '-'}")
         lines += [f"    {line}" for line in event.detail.splitlines()]
+    for webhook in job.deliveries.order_by("at", "pk"):
+        shown = (f"{name} {getattr(webhook, name) or '-'}" for name in SHOWN)
+        lines.append(f"{timestamp(webhook.at)}  webhook {webhook.name}: {', '.join(shown)}")
     return "\n".join(lines)
 
 
 def as_json(job: Job) -> str:
-    return json.dumps(facts(job) | {"events": [_event(event) for event in job.events.order_by("at", "pk")]})
+    events = [_event(event) for event in job.events.order_by("at", "pk")]
+    webhooks = [_webhook(row) for row in job.deliveries.order_by("at", "pk")]
+    return json.dumps(facts(job) | {"events": events, "webhooks": webhooks})
+
+
+def _webhook(row: Delivery) -> dict[str, Any]:
+    told = {"id": row.name, "at": timestamp(row.at)}
+    return told | {name: getattr(row, name) for name in SHOWN}
 
 
 def _event(event: Event) -> dict[str, Any]:

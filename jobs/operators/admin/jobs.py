@@ -25,6 +25,7 @@ from jobs.models import Job
 from jobs.models.event import Event
 from jobs.models.job import FINAL, REQUEUABLE, JobQuerySet
 from jobs.operators import export
+from jobs.operators.admin.deliveries import DeliveryInline
 from jobs.operators.admin.read_only import ReadOnlyAdmin
 from jobs.operators.console import duration
 from jobs.queue.returns import cancel, purge
@@ -101,7 +102,7 @@ class JobAdmin(ReadOnlyAdmin):
     show_facets = admin.ShowFacets.NEVER  # each would count the whole table
     paginator = BoundedPaginator
     actions = ("requeue", "cancel", "purge", "export")
-    inlines = (EventInline,)
+    inlines = (EventInline, DeliveryInline)
     fieldsets = (
         (
             None,
