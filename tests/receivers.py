@@ -33,6 +33,8 @@ class Receiver(ThreadingHTTPServer):
         self.got: list[Got] = []
         self.answers = list(answers)
         self.headers: dict[str, str] = {}
+        self.body: Iterator[Any] = iter(())
+        self.raw: bytes | None = None  # in the place of an answer
         self.hangs = False
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
@@ -64,10 +66,15 @@ class Handler(BaseHTTPRequestHandler):
                 self.connection.settimeout(30)
                 self.connection.recv(1)  # until the sender gives up
                 return
+            if server.raw is not None:
+                self.wfile.write(server.raw)
+                return
             self.send_response(answer)
             for name, value in server.headers.items():
                 self.send_header(name, value)
             self.end_headers()
+            for chunk in server.body:
+                self.wfile.write(chunk)
         finally:
             with server.lock:
                 server.at_once -= 1

@@ -46,7 +46,7 @@ def check(url: str) -> str:
 
 
 def host_of(parts: SplitResult) -> str:
-    name = str(parts.hostname)
+    name = str(parts.hostname).rstrip(".")
     return f"{f'[{name}]' if ':' in name else name}:{parts.port or DEFAULT_PORTS[parts.scheme]}"
 
 
