@@ -159,6 +159,7 @@ class GenerateRequest(serializers.Serializer):
     webhook_events = serializers.ListField(
         child=serializers.ChoiceField(choices=webhooks.EVENTS),
         help_text="What is told; all but job.started when absent",
+        allow_empty=False,
         max_length=len(webhooks.EVENTS),
         **OPTIONAL,
     )

@@ -13,6 +13,7 @@ from jobs.media.images import CannotRead
 from jobs.media.public import DEFAULT_PORTS, Deadline, NotAllowed, Rules, Session, target_of
 
 GONE = 410
+MOST_OF_A_HOST = 300  # characters, with its port
 TROUBLES: dict[type[Exception], str] = {  # the first one whose class fits the error
     requests.exceptions.InvalidHeader: "It broke off or sent a damaged answer.",
     requests.exceptions.SSLError: "It offers no TLS connection that can be trusted.",
@@ -85,7 +86,8 @@ def _rules() -> Rules:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        if parts.scheme in DEFAULT_PORTS and parts.hostname and parts.port != 0:
+        known = parts.scheme in DEFAULT_PORTS and parts.hostname and parts.port != 0
+        if known and url.isprintable() and len(host_of(parts)) <= MOST_OF_A_HOST:
             return parts
     except ValueError:
         pass

@@ -18,6 +18,7 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 
 from jobs.media import receivers
+from jobs.media.receivers import MOST_OF_A_HOST
 from jobs.models import ApiKey, Delivery, Job, Receiver, SwitchedOff, metric
 from jobs.models.clock import seconds
 from jobs.models.delivery import DeliveryQuerySet, kept
@@ -60,7 +61,7 @@ def _row(job: Job, event: Delivery.Event) -> Delivery:
     row = Delivery(event=event, job=job, told=kept(job), key_id=job.key_id, url=job.webhook_url)
     try:
         url = unseal(job.webhook_url)
-        row.url_mark, row.host = mark(url), receivers.host_of(urlsplit(url))
+        row.url_mark, row.host = mark(url), receivers.host_of(urlsplit(url))[:MOST_OF_A_HOST]
     except Unreadable:  # the first try will say so
         row.url_mark, row.host = mark(job.webhook_url), "unknown"
     return row
@@ -129,7 +130,8 @@ def claim(free: int, failing: int) -> list["Try"]:
         chosen: list[Any] = []
         while bounds.free:
             rows = bounds.candidates().exclude(pk__in=[row.pk for row in chosen]).order_by("due_at", "id")
-            taken = [row for row in rows.select_for_update(skip_locked=True)[:LOOKED_AT] if bounds.take(row)]
+            rows = rows.select_related("key").select_for_update(skip_locked=True, of=("self",))
+            taken = [row for row in rows[:LOOKED_AT] if bounds.take(row)]
             if not taken:
                 break
             chosen += taken

@@ -133,6 +133,11 @@ def message_of(attempt: Try, tell: Tell) -> tuple[str, bytes, dict[str, str]]:
         body = json.dumps(body_of(attempt, tell))
     except (Unreadable, StorageError) as error:
         raise Unsendable(f"It cannot be sent: {error}"[:255]) from None
+    except AWAY:
+        raise
+    except Exception:  # one that cannot be told must not stop the others
+        logger.exception("job %s: %s cannot be made", row.job_id, row.event)
+        raise Unsendable("It could not be made; the log of the publish worker says why.") from None
     if not secrets:
         raise Unsendable("The API key has no webhook secret.")
     now = datetime.now(UTC)
@@ -160,7 +165,7 @@ def body_of(attempt: Try, tell: Tell) -> dict[str, Any]:
         "id": row.name,
         "object": "event",
         "type": row.event,
-        "timestamp": row.at.isoformat(),
+        "timestamp": row.at.isoformat().replace("+00:00", "Z"),
         "created_at": int(row.at.timestamp()),
         "data": data,
     }

@@ -61,7 +61,7 @@ def test_it_must_be_https_on_the_usual_port_unless_the_operator_allows_it(
     submit(webhook_url=url)
 
 
-@pytest.mark.parametrize("events", ["job.completed", ["job.done"], [1], {"a": 1}])
+@pytest.mark.parametrize("events", ["job.completed", ["job.done"], [1], {"a": 1}, []])
 def test_events_are_those_that_there_are(api, signing, events):
     assert "webhook_events" in refused(api, webhook_url=URL, webhook_events=events)
 

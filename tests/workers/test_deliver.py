@@ -252,3 +252,14 @@ def test_an_error_that_nobody_planned_is_a_failed_try_and_tells_nothing_of_the_u
 
     assert Delivery.objects.get().trouble == "The request could not be made."
     assert "hush" not in caplog.text
+
+
+def test_one_that_cannot_be_told_does_not_stop_the_others(cancelled, receiver):
+    broken = cancelled()
+    Delivery.objects.filter(job_id=broken.pk).update(told={"kind": "text-to-video"})
+    cancelled()
+
+    deliver()
+
+    assert receiver.events == ["job.cancelled"]
+    assert "could not be made" in Delivery.objects.pending().get().trouble
