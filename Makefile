@@ -5,7 +5,7 @@ COSMIC_RAY := 8.7.0
 # What the settings need at least. Nobody listens there, so that nothing waits for a database.
 SETTINGS := env API_KEY=- SECRET_KEY=- S3_BUCKET=- DATABASE_URL=postgresql://127.0.0.1:1/-
 
-.PHONY: help demo serve test test-faults fuzz test-browser test-comfyui bench bench-eta bench-fleet mutants format lint lock audit
+.PHONY: help demo serve test test-faults fuzz test-browser test-comfyui bench bench-eta bench-fleet bench-webhooks mutants format lint lock audit
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
@@ -41,6 +41,9 @@ bench-eta: .venv/ready  ## how well eta_seconds foretells, and what it costs; th
 
 bench-fleet: .venv/ready  ## what 100 GPUs ask of Postgres, and how quickly jobs can be claimed
 	@exec $(PY) -m local.bench.fleet
+
+bench-webhooks: .venv/ready  ## how quickly webhooks arrive while 5 of 50 receivers hang; a minute
+	@exec $(PY) -m local.bench.webhooks
 
 mutants: .venv/ready  ## small faults in the queue and the renderer, and which of them no test notices; MUTANTS=50 in each
 	@COSMIC_RAY=".venv/bin/uv tool run cosmic-ray==$(COSMIC_RAY)" exec $(PY) -m tests.mutants $(ARGS)

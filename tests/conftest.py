@@ -106,7 +106,7 @@ def own(server: Server, settings: Any) -> Server:
 @pytest.fixture
 def receiver(settings: Any) -> Iterator[Receiver]:
     """A receiver of webhooks that the operator named in WEBHOOK_URL_ALLOW; the environment's key signs."""
-    settings.WEBHOOK_SECRETS = [SECRET]
+    settings.WEBHOOK_SECRET = [SECRET]
     settings.WEBHOOK_TIMEOUT = 2
     with receiving() as receiver:
         settings.WEBHOOK_URL_ALLOW = [receiver.own]

@@ -37,7 +37,8 @@ API_KEY = required("API_KEY", "choose the key that clients send as X-API-Key", v
 SECRET_KEY = required(
     "SECRET_KEY", "give it a long random text, the same for every process of this service", values.line
 )
-SECRET_KEY_FALLBACKS = list(filter(None, [read("SECRET_KEY_BEFORE", values.line)]))
+SECRET_KEY_BEFORE = read("SECRET_KEY_BEFORE", values.line)
+SECRET_KEY_FALLBACKS = [SECRET_KEY_BEFORE] if SECRET_KEY_BEFORE else []
 ALLOWED_HOSTS = listed("ALLOWED_HOSTS", values.allowed_host, "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = listed("CSRF_TRUSTED_ORIGINS", values.origins_below)
 CORS_ALLOWED_ORIGINS = listed("CORS_ALLOWED_ORIGINS", values.calling_origin)
@@ -101,7 +102,7 @@ WEBHOOK_URL_ALLOW = [server for server in _receivers if isinstance(server, str)]
 WEBHOOK_URL_NETWORKS = [server for server in _receivers if not isinstance(server, str)]
 WEBHOOK_TIMEOUT = number("WEBHOOK_TIMEOUT", 15, 1, 60)
 WEBHOOK_URL = read("WEBHOOK_URL", values.webhook_url)
-WEBHOOK_SECRETS = listed("WEBHOOK_SECRET", values.webhook_secret)
+WEBHOOK_SECRET = listed("WEBHOOK_SECRET", values.webhook_secret)
 
 check_keys_of_aws()
 if not ALLOWED_HOSTS:

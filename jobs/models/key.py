@@ -132,7 +132,7 @@ class ApiKey(models.Model):
 
 def has_webhook_secret(key: ApiKey | None) -> bool:
     """None: the environment's."""
-    return bool(key.webhook_secret if key else settings.WEBHOOK_SECRETS)
+    return bool(key.webhook_secret if key else settings.WEBHOOK_SECRET)
 
 
 class ServedQuerySet(models.QuerySet["Served"]):

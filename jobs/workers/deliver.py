@@ -151,7 +151,7 @@ def message_of(attempt: Try, tell: Tell) -> tuple[str, bytes, dict[str, str]]:
 
 
 def secrets_of(delivery: Delivery) -> list[str]:
-    return delivery.key.webhook_secrets if delivery.key else settings.WEBHOOK_SECRETS
+    return delivery.key.webhook_secrets if delivery.key else settings.WEBHOOK_SECRET
 
 
 def body_of(attempt: Try, tell: Tell) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def refused(api, **body):
 
 @pytest.fixture
 def signing(settings):
-    settings.WEBHOOK_SECRETS = [SECRET]
+    settings.WEBHOOK_SECRET = [SECRET]
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,9 @@ def signing(settings):
         "https://a.example:x",
         "file:///etc/passwd",
         "//a",
+        "https://a.example/\ud800",
+        "https://a.example/a\u0007b",
+        "https://" + "a" * 300,
     ],
 )
 def test_it_must_be_a_url(api, signing, url):
@@ -67,7 +70,7 @@ def test_events_are_those_that_there_are(api, signing, events):
 
 
 def test_without_a_secret_it_is_refused_and_nothing_is_signed_with_nothing(api, settings):
-    settings.WEBHOOK_SECRETS = []
+    settings.WEBHOOK_SECRET = []
     assert "no webhook secret" in refused(api, webhook_url=URL)["webhook_url"][0]
 
 
