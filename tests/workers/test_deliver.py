@@ -1,5 +1,7 @@
 """Webhooks: signed, sent by the publish cluster, tried again. The receivers here are real ones."""
 
+import socket
+import threading
 import time
 
 import pytest
@@ -8,6 +10,7 @@ from openai import OpenAI
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from jobs.deliver import deliver
+from jobs.media import receivers
 from jobs.models import Delivery, Job
 from jobs.models.clock import seconds
 from jobs.queue import causes
@@ -15,8 +18,10 @@ from jobs.queue.claim import claim_render
 from jobs.queue.deliveries import PAUSES
 from jobs.queue.returns import cancel, purge
 from jobs.queue.submit import requeue
+from jobs.queue.wake import DELIVER
 from jobs.workers import deliver as worker
-from jobs.workers.publish import publish
+from jobs.workers.cluster import waiting
+from jobs.workers.publish import places, publish
 from jobs.workers.render import render
 from tests.receivers import SECRET, receiving
 
@@ -226,6 +231,42 @@ def test_a_slow_receiver_holds_back_nobody_else(cancelled, receiver, settings):
 
         assert slow.most_at_once == 2
         assert receiver.got[0].at - slow.got[0].at < 1
+
+
+def test_neither_does_a_name_that_is_looked_up_for_ever(cancelled, receiver, settings, monkeypatch):
+    settings.WEBHOOK_TIMEOUT, answered, look_up = 1, threading.Event(), socket.getaddrinfo
+
+    def getaddrinfo(host, *arguments, **options):
+        if host == "slow.example":
+            answered.wait(30)
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    cancelled(webhook_url="https://slow.example/")
+    cancelled()
+
+    deliver()
+
+    assert receiver.events == ["job.cancelled"]
+    assert Delivery.objects.pending().get().trouble == receivers.late()
+    answered.set()
+
+
+def test_the_tick_finds_what_no_message_told_of(cancelled):
+    assert list(waiting(None)) == []
+    cancelled()
+    assert list(waiting(None)) == [DELIVER]
+
+
+def test_two_tasks_of_a_cluster_publish_and_others_leave_the_rest_of_it_free(submit, quick, engine):
+    submit()
+    render()
+    with places.one(), places.one():
+        publish()
+        assert Job.objects.get().status == "processing"
+
+    publish()
+    assert Job.objects.get().status == "completed"
 
 
 def test_a_cluster_delivers_in_one_task_at_a_time(cancelled, receiver):
