@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from standardwebhooks import Webhook
+
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
@@ -24,12 +26,14 @@ class Got:
 
 class Receiver(ThreadingHTTPServer):
     """Somebody's receiver. ``got`` is the witness. It answers 200, or what ``answers`` says, one after the
-    other; a None among them, or ``hangs``, is no answer at all."""
+    other; a None among them, or ``hangs``, is no answer at all. With a ``secret``, it refuses what was not
+    signed with that, or a while ago."""
 
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, *answers: int | None, port: int = 0) -> None:
+    def __init__(self, *answers: int | None, port: int = 0, secret: str = "") -> None:
+        self.secret = secret
         self.got: list[Got] = []
         self.answers = list(answers)
         self.headers: dict[str, str] = {}
@@ -56,8 +60,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server = self.server
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        if server.secret:
+            Webhook(server.secret).verify(body, headers)
         with server.lock:
-            server.got.append(Got(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+            server.got.append(Got(self.path, headers, body))
             answer = server.answers.pop(0) if server.answers else 200
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)
@@ -84,8 +91,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def receiving(*answers: int | None, port: int = 0) -> Iterator[Receiver]:
-    with Receiver(*answers, port=port) as server:
+def receiving(*answers: int | None, **options: Any) -> Iterator[Receiver]:
+    with Receiver(*answers, **options) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

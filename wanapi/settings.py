@@ -257,6 +257,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],  # a browser that opens /docs has no key to send
     "SERVE_PERMISSIONS": [],
     "SERVE_INCLUDE_SCHEMA": False,
+    "WEBHOOKS": ["jobs.api.schema.JOB_EVENT"],
     "PREPROCESSING_HOOKS": ["jobs.api.schema.without_slash"],
     "POSTPROCESSING_HOOKS": ["jobs.api.schema.without_marks"],  # in place of its own, which names states
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,

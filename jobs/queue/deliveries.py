@@ -53,7 +53,7 @@ def write(jobs: Sequence[Job], kind: Event.Kind) -> None:
     off = SwitchedOff.objects.filter(url_mark__in={row.url_mark for row in rows})
     unwanted = set(off.values_list("key", "url_mark"))
     if rows := [row for row in rows if (row.key_id, row.url_mark) not in unwanted]:
-        Delivery.objects.bulk_create(rows)
+        Delivery.objects.bulk_create(rows, batch_size=500)
         wake(DELIVER)
 
 
@@ -201,7 +201,8 @@ def _switch_off(row: Delivery) -> None:
     off = SwitchedOff(key_id=row.key_id, url_mark=row.url_mark, host=row.host)
     SwitchedOff.objects.bulk_create([off], ignore_conflicts=True)
     others = Delivery.objects.pending().filter(key=row.key_id, url_mark=row.url_mark)
-    others.update(state=Delivery.State.OFF, lease_until=None)
+    locked = [other.pk for other in others.select_for_update().order_by("pk")]
+    Delivery.objects.filter(pk__in=locked).update(state=Delivery.State.OFF, lease_until=None)
     remove_finished(Delivery.objects.orphans().filter(key=row.key_id, url_mark=row.url_mark))
 
 

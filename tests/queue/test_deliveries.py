@@ -93,6 +93,14 @@ class TestClaim:
 
         assert hosts(claim(100, 100)) == ["a", "a", "b"]
 
+    def test_many_job_started_hide_it_neither(self, monkeypatch):
+        monkeypatch.setattr("jobs.queue.deliveries.LOOKED_AT", 5)
+        for _ in range(20):
+            event(kind=Event.Kind.STARTED)
+        event(kind=Event.Kind.CANCELLED)
+
+        assert sorted(one.delivery.event for one in claim(100, 100)) == ["job.cancelled", "job.started"]
+
     def test_the_event_of_the_end_does_not_wait_for_job_started(self):
         for _ in range(3):
             event(kind=Event.Kind.STARTED)
@@ -107,6 +115,15 @@ class TestClaim:
 
         assert hosts(claim(100, 1)) == ["a", "c"]
         assert hosts(claim(100, 1)) == ["b"]
+
+    def test_many_that_fail_hide_nobody(self, monkeypatch):
+        monkeypatch.setattr("jobs.queue.deliveries.LOOKED_AT", 2)
+        for host in "abcd":
+            event(f"{host}.example", owner=host)
+            Receiver.objects.create(host=f"{host}.example:443")
+        event("e.example")
+
+        assert hosts(claim(100, 1)) == ["a", "e"]
 
     def test_those_that_are_not_due_wait(self):
         event()

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 
+import jsonschema
 import pytest
 from django.db.models.functions import Now
 from openai import OpenAI
@@ -63,6 +64,17 @@ def test_a_jobs_end_is_told_as_both_verifiers_want_it(submit, receiver, quick, e
     unwrapped = OpenAI(api_key="-").webhooks.unwrap(got.body, got.headers, secret=SECRET)
     assert (unwrapped.id, unwrapped.type, unwrapped.object) == (event["id"], "job.completed", "event")
     assert Delivery.objects.get().state == "delivered"
+
+
+def test_it_is_as_openapi_json_says(cancelled, receiver, api):
+    cancelled()
+    deliver()
+
+    told, schema = receiver.got[0].event, api.get("/openapi.json").json()
+    wanted = schema["webhooks"]["job"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    jsonschema.validate(told, wanted | {"components": schema["components"]})
+    assert told.keys() == wanted["properties"].keys()
+    assert told["data"].keys() == schema["components"]["schemas"]["WholeJob"]["properties"].keys()
 
 
 def test_who_does_not_have_the_secret_cannot_take_it_for_ours(cancelled, receiver):
