@@ -5,7 +5,7 @@ COSMIC_RAY := 8.7.0
 # What the settings need at least. Nobody listens there, so that nothing waits for a database.
 SETTINGS := env API_KEY=- SECRET_KEY=- S3_BUCKET=- DATABASE_URL=postgresql://127.0.0.1:1/-
 
-.PHONY: help demo serve test test-faults fuzz test-clients test-browser test-comfyui bench bench-eta bench-fleet bench-wait \
+.PHONY: help demo serve test test-faults fuzz test-clients test-browser test-comfyui bench bench-eta bench-fleet bench-wait bench-webhooks \
 	mutants format lint lock audit
 .DEFAULT_GOAL := help
 
@@ -49,6 +49,9 @@ bench-fleet: .venv/ready  ## what 100 GPUs ask of Postgres, and how quickly jobs
 
 bench-wait: .venv/ready  ## 200 clients that wait for jobs: how soon they are told, and whether others notice; a minute
 	@exec $(PY) -m local.bench.waiting
+
+bench-webhooks: .venv/ready  ## how quickly webhooks arrive while 5 of 50 receivers hang; a minute
+	@exec $(PY) -m local.bench.webhooks
 
 mutants: .venv/ready  ## small faults in the queue and the renderer, and which of them no test notices; MUTANTS=50 in each
 	@COSMIC_RAY=".venv/bin/uv tool run cosmic-ray==$(COSMIC_RAY)" exec $(PY) -m tests.mutants $(ARGS)

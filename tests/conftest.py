@@ -23,6 +23,7 @@ from jobs.workers.hold import WORKER, stopping
 from jobs.workers.render import Memory, render
 from tests.factories import COMFYUI, FULL
 from tests.image_servers import Server, serving
+from tests.receivers import SECRET, Receiver, receiving
 from tests.stack import COMFYUI_URL, KEY, S3_URL, SIMULATOR_URL
 
 collect_ignore = [] if os.environ.get("BROWSER") else ["browser"]  # of `make test-browser`
@@ -101,6 +102,16 @@ def own(server: Server, settings: Any) -> Server:
     """A server that the operator named in IMAGE_URL_ALLOW."""
     settings.IMAGE_URL_ALLOW = [server.own]
     return server
+
+
+@pytest.fixture
+def receiver(settings: Any) -> Iterator[Receiver]:
+    """A receiver of webhooks that the operator named in WEBHOOK_URL_ALLOW; the environment's key signs."""
+    settings.WEBHOOK_SECRET = [SECRET]
+    settings.WEBHOOK_TIMEOUT = 2
+    with receiving() as receiver:
+        settings.WEBHOOK_URL_ALLOW = [receiver.own]
+        yield receiver
 
 
 @pytest.fixture

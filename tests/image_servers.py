@@ -14,6 +14,8 @@ from jobs.media.images import BadImage
 from jobs.media.public import fetch
 from tests.factories import picture
 
+NOT_PUBLIC = "The address is not public; images are fetched from public servers only."
+
 
 class Server(ThreadingHTTPServer):
     """Somebody's image server. ``connections`` is the witness."""

@@ -56,6 +56,7 @@ def config(level: str, format: str) -> dict[str, Any]:
             "gunicorn.error": {"handlers": [], "propagate": True, "filters": ["no_quotes"]},
             "django-q": {"level": "WARNING" if level == "INFO" else level},
             "botocore": {"level": "WARNING"},
+            "urllib3": {"level": "INFO"},  # its DEBUG would show the queries of webhooks' URLs
             "websockets": {"level": "INFO"},  # its DEBUG would show the password of COMFYUI_URL
             "django.request": {"level": "ERROR"},  # an error of a client is not ours
         },

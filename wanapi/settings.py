@@ -37,6 +37,8 @@ API_KEY = required("API_KEY", "choose the key that clients send as X-API-Key", v
 SECRET_KEY = required(
     "SECRET_KEY", "give it a long random text, the same for every process of this service", values.line
 )
+SECRET_KEY_BEFORE = read("SECRET_KEY_BEFORE", values.line)
+SECRET_KEY_FALLBACKS = [SECRET_KEY_BEFORE] if SECRET_KEY_BEFORE else []
 ALLOWED_HOSTS = listed("ALLOWED_HOSTS", values.allowed_host, "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = listed("CSRF_TRUSTED_ORIGINS", values.origins_below)
 CORS_ALLOWED_ORIGINS = listed("CORS_ALLOWED_ORIGINS", values.calling_origin)
@@ -89,11 +91,18 @@ MAX_WAITING = number("MAX_WAITING", 10_000, 1, 10**9)
 KEY_MAX_QUEUED = number("KEY_MAX_QUEUED", 100, 0, 10**9)
 KEY_MAX_PER_DAY = number("KEY_MAX_PER_DAY", 1000, 0, 10**9)
 
-_stores = listed("IMAGE_URL_ALLOW", values.image_store)
+_stores = listed("IMAGE_URL_ALLOW", values.own_server)
 IMAGE_URL_ALLOW = [store for store in _stores if isinstance(store, str)]
 IMAGE_URL_NETWORKS = [store for store in _stores if not isinstance(store, str)]
 IMAGE_URL_TIMEOUT = number("IMAGE_URL_TIMEOUT", 20, 1, 3600)
 IMAGE_MAX_BYTES = number("IMAGE_MAX_BYTES", 20 * 1024 * 1024, 1, 1024**3)
+
+_receivers = listed("WEBHOOK_URL_ALLOW", values.own_server)
+WEBHOOK_URL_ALLOW = [server for server in _receivers if isinstance(server, str)]
+WEBHOOK_URL_NETWORKS = [server for server in _receivers if not isinstance(server, str)]
+WEBHOOK_TIMEOUT = number("WEBHOOK_TIMEOUT", 15, 1, 60)
+WEBHOOK_URL = read("WEBHOOK_URL", values.webhook_url)
+WEBHOOK_SECRET = listed("WEBHOOK_SECRET", values.webhook_secret)
 
 check_keys_of_aws()
 if not ALLOWED_HOSTS:
@@ -256,6 +265,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],  # a browser that opens /docs has no key to send
     "SERVE_PERMISSIONS": [],
     "SERVE_INCLUDE_SCHEMA": False,
+    "WEBHOOKS": ["jobs.api.schema.JOB_EVENT"],
     "PREPROCESSING_HOOKS": ["jobs.api.schema.without_slash"],
     "POSTPROCESSING_HOOKS": ["jobs.api.schema.without_marks"],  # in place of its own, which names states
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
@@ -266,7 +276,8 @@ SPECTACULAR_SETTINGS = {
 
 # Two clusters share one queue table. A message only wakes a worker up; what is true of a job is in its row
 # (docs/architecture.md). So messages are neither timed out nor kept, and a message that a dead cluster has
-# locked does no harm when it comes back.
+# locked does no harm when it comes back. The publish cluster has two processes for videos, one for webhooks
+# and one for retention.
 Q_CLUSTER = {
     "name": "wanapi",
     "orm": "default",
@@ -278,7 +289,7 @@ Q_CLUSTER = {
     "scheduler": False,
     "ack_failures": True,
     "workers": 1,
-    "ALT_CLUSTERS": {"render": {"workers": 1}, "publish": {"workers": 2}},
+    "ALT_CLUSTERS": {"render": {"workers": 1}, "publish": {"workers": 4}},
 }
 # "Retry larger than timeout": there is no timeout, since the driver has deadlines of its own.
 warnings.filterwarnings("ignore", message="Retry and timeout are misconfigured")

@@ -2,6 +2,7 @@
 sentence that begins with the setting's name: "must be ...".
 """
 
+import base64
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_network
@@ -203,7 +204,7 @@ def origins_below(text: str) -> str:
     return origin(f"{scheme}://{host}").replace("://", star, 1) if star else origin(text)
 
 
-def image_store(text: str) -> Any:
+def own_server(text: str) -> Any:
     """``host:port`` stays text; ``network/bits:port`` becomes a pair of the network and the port."""
     host, _, port = text.rpartition(":")
     try:
@@ -222,6 +223,24 @@ def image_store(text: str) -> Any:
             f"or 10.0.0.0/8:80, not {quoted(text)}"
         ) from None
     return f"{host}:{valid_port}"
+
+
+def webhook_url(text: str) -> str:
+    """It may hold a password, so the sentence does not quote it."""
+    if not re.fullmatch(r"https?://[!-~]{1,2000}", text) or not urlsplit(text).hostname:
+        raise ValueError("must be an http or https URL, without spaces")
+    return text
+
+
+def webhook_secret(text: str) -> str:
+    """As Standard Webhooks writes it. It is a secret, so the sentence does not quote it."""
+    try:
+        size = len(base64.b64decode(text.removeprefix("whsec_"), validate=True))
+    except ValueError:
+        size = 0
+    if not text.startswith("whsec_") or not 24 <= size <= 64:
+        raise ValueError("must be whsec_ and the Base64 of 24 to 64 random bytes")
+    return text
 
 
 def database(url: str) -> dict[str, Any]:

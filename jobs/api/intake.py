@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from django.db import IntegrityError
 from rest_framework.serializers import Serializer, ValidationError
 
+from jobs.api import webhooks
 from jobs.api.authentication import Client
 from jobs.api.errors import KeyReused
 from jobs.media import images, storage
@@ -38,9 +39,9 @@ def accept(
     """The job that this request asks for: a new one, or that of an earlier request that was the same one.
 
     ``body`` has the request as it was sent. Once it is valid, its data are ``prompt``; ``image`` and
-    ``last_image``, each an ImageSource or None; ``asked``, the parameters that were given; and ``warnings``,
-    if the serializer has any of its own. ``arrival`` is for doors whose clients say that they repeat a
-    request; it counts where there is no idempotency key.
+    ``last_image``, each an ImageSource or None; ``asked``, the parameters that were given; and perhaps
+    ``webhook``, its fields that were given, and ``warnings`` of its own. ``arrival`` is for doors whose
+    clients say that they repeat a request; it counts where there is no idempotency key.
 
     Raises ValidationError by field, also for an image that cannot be used; KeyReused; LimitReached; and what
     jobs.media raises: Busy, CannotRead, StorageError.
@@ -99,9 +100,13 @@ def _submit(job: Job, body: Serializer, arrival: Arrival | None) -> Job:
     job.preset = asked.preset.reference
     job.parameters = asked.parameters | {"size": asked.shape}
     unknown = [name for name in body.initial_data if name not in body.fields]
+    webhook = webhooks.fields(job.key, data.get("webhook", {}))
     job.warnings = parameters.of_unknown(unknown, body.fields) + data.get("warnings", []) + asked.warnings
+    job.warnings += webhook.pop("warnings")
     job.size_factor, job.rate_factor = asked.preset.scale, asked.preset.rate
     job.has_first_image = "image" in sources
+    for name, value in webhook.items():
+        setattr(job, name, value)
     if sources:
         _store(job, _normalised(job, sources, asked.fit))
     job.work = asked.work(job.parameters["size"])

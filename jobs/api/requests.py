@@ -10,6 +10,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ParseError
 from rest_framework.request import Request
 
+from jobs.api import webhooks
 from jobs.api.answers import SHOWN_AS
 from jobs.api.intake import ImageSource
 from jobs.media.images import from_base64
@@ -93,6 +94,14 @@ class ImageUrlField(StrictCharField):
         )
 
 
+class WebhookUrlField(ImageUrlField):
+    def to_internal_value(self, data: Any) -> str:
+        url = super().to_internal_value(data)
+        if url:
+            webhooks.check(url)
+        return url
+
+
 OPTIONAL: dict[str, Any] = {"required": False, "allow_null": True}
 OPTIONAL_TEXT: dict[str, Any] = OPTIONAL | {"allow_blank": True}
 
@@ -132,19 +141,29 @@ class GenerateRequest(serializers.Serializer):
     guidance_scale = Number(help_text="Where the preset takes it", **OPTIONAL)
     guidance_scale_2 = Number(help_text="Of the low noise expert; guidance_scale when absent", **OPTIONAL)
     flow_shift = Number(help_text="Where the preset takes it", **OPTIONAL)
+    webhook_url = WebhookUrlField(help_text="Where the job's end is told, signed: an https URL")
+    webhook_events = serializers.ListField(
+        child=serializers.ChoiceField(choices=webhooks.EVENTS),
+        help_text="What is told; all but job.started when absent",
+        allow_empty=False,
+        max_length=len(webhooks.EVENTS),
+        **OPTIONAL,
+    )
 
     def validate(self, data: dict[str, Any]) -> dict[str, Any]:
-        """What jobs.api.intake takes: ``prompt``; ``image`` and ``last_image``, an ImageSource or None; and
-        ``asked``, the parameters that were given."""
+        """What jobs.api.intake takes: ``prompt``; ``image`` and ``last_image``, an ImageSource or None;
+        ``asked``, the parameters that were given; and ``webhook``, its fields that were given."""
         images = {name: _image(name, data) for name in ("image", "last_image")}
         asked = {
             name: value for name, value in data.items() if name in PARAMETERS and value not in (None, "")
         }
-        return {"prompt": data["prompt"], **images, "asked": asked}
+        webhook = {name: data[name] for name in WEBHOOK if data.get(name)}
+        return {"prompt": data["prompt"], **images, "asked": asked, "webhook": webhook}
 
 
+WEBHOOK = ("webhook_url", "webhook_events")
 PARAMETERS = GenerateRequest().fields.keys() - {
-    *("prompt", "image_url", "image_base64", "last_image_url", "last_image_base64")
+    *("prompt", "image_url", "image_base64", "last_image_url", "last_image_base64", *WEBHOOK)
 }
 
 

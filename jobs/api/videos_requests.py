@@ -94,6 +94,8 @@ class Translation:
             if theirs in given:
                 self._put(ours, theirs, given[theirs])
         self.fields |= {name: _number(self.fields[name]) for name in NUMBERS if name in self.fields}
+        if isinstance(events := self.fields.get("webhook_events"), str):  # of a form
+            self.fields["webhook_events"] = [event.strip() for event in events.split(",")]
         self._preset()
         self._image()
         self._size()

@@ -1,4 +1,5 @@
-"""Fetches a client's ``image_url``: from public addresses only, within a deadline and a size limit.
+"""Requests to URLs that clients name: to public addresses only, within a deadline. ``fetch`` gets an
+``image_url``; jobs/media/receivers.py posts webhooks by the same rules.
 
 Each connection looks the name up, checks the addresses that it finds, and connects to one of these very
 addresses, so that nothing can change between the check and the use. TLS and the server still see the name.
@@ -14,6 +15,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 MAX_REDIRECTS = 3
 CHUNK = 1 << 16
 PORTS = (None, 80, 443)
+DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_ADDRESSES = 6  # addresses of one name that are tried
 OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # errors of this machine, not of a server
 PATIENCE = 3  # seconds for an address while there are others to try
@@ -48,6 +51,41 @@ SENTENCES: dict[type[Exception], str] = {  # for the client: the first one whose
 _slots = threading.BoundedSemaphore(limits.IMAGE_FETCHES)
 # Each fetch runs in a thread, which its caller need not wait for: looking up a name has no deadline.
 _threads = ThreadPoolExecutor(limits.IMAGE_FETCHES, thread_name_prefix="fetch")
+
+
+class NotAllowed(Exception):
+    """No request may go there, for the reason that the sentence gives."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Where requests of one kind may go. ``servers`` (host:port) and ``networks`` are the operator's: they
+    may be private. ``ports``: of public addresses, for each scheme; None stands for the scheme's own."""
+
+    what: str  # "Images are fetched from"
+    ports: dict[str, tuple[int | None, ...]]
+    ports_told: str
+    servers: list[str]
+    networks: list[Any]
+
+    @property
+    def not_public(self) -> str:
+        return f"The address is not public; {self.what[0].lower()}{self.what[1:]} public servers only."
+
+    def may_use(self, scheme: str, port: int | None) -> bool:
+        """Whether some address may be asked so; which ones are looked at when they are known."""
+        theirs = [port for _, port in self.networks]
+        return port in self.ports[scheme] or (port or DEFAULT_PORTS[scheme]) in theirs
+
+
+def _image_rules() -> Rules:
+    return Rules(
+        what="Images are fetched from",
+        ports={"http": PORTS, "https": PORTS},
+        ports_told="ports 80 and 443",
+        servers=settings.IMAGE_URL_ALLOW,
+        networks=settings.IMAGE_URL_NETWORKS,
+    )
 
 
 def fetch(url: str) -> bytes:
@@ -71,7 +109,7 @@ def fetch(url: str) -> bytes:
 
 
 def _cannot_read(error: Exception) -> CannotRead:
-    logger.error("image_url cannot be fetched: %s", error)
+    logger.error("no connection can be opened: %s", error)
     return CannotRead()
 
 
@@ -80,11 +118,13 @@ def _late() -> BadImage:
 
 
 def _fetch(url: str) -> bytes:
-    with Deadline(settings.IMAGE_URL_TIMEOUT) as deadline, _session(deadline) as session:
+    with Deadline(settings.IMAGE_URL_TIMEOUT) as deadline, Session(deadline, _image_rules()) as session:
         try:
-            session.target = _target(url)
+            session.target = target_of(url)
             with session.get(url, stream=True) as response:
                 body = _read(response)
+        except NotAllowed as error:
+            raise BadImage(str(error)) from None
         except tuple(SENTENCES) as error:
             sentence = next(text for kind, text in SENTENCES.items() if isinstance(error, kind))
             raise (_late() if deadline.passed else BadImage(sentence)) from None
@@ -102,9 +142,6 @@ def _read(response: requests.Response) -> bytes:
         if len(body) > settings.IMAGE_MAX_BYTES:
             raise BadImage(f"The image is larger than {settings.IMAGE_MAX_BYTES:,} bytes.")
     return bytes(body)
-
-
-NOT_PUBLIC = "The address is not public; images are fetched from public servers only."
 
 
 class Deadline:
@@ -148,9 +185,9 @@ class Deadline:
 class _WatchedAdapter(HTTPAdapter):
     """Connections that end at the deadline, and send each URL as it was written."""
 
-    def __init__(self, deadline: Deadline, session: "_Session"):
+    def __init__(self, session: "Session"):
         super().__init__()
-        self.deadline, self.session = deadline, session
+        self.session, self.deadline, self.rules = session, session.deadline, session.rules
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         options["timeout"] = max(self.deadline.left(), 0.001)
@@ -194,28 +231,35 @@ class _WatchedAdapter(HTTPAdapter):
         raise NewConnectionError(connection, str(failed))
 
     def check(self, addresses: list[str], port: int) -> None:
-        """Raises BadImage if one of the addresses may not be asked. Here all may be: the server is named in
-        IMAGE_URL_ALLOW."""
+        """Raises NotAllowed if one of the addresses may not be asked. Here all may be: the server is one of
+        the operator's."""
 
 
 class _PublicAdapter(_WatchedAdapter):
     """Connections to public addresses and the usual ports alone; each redirect is checked anew."""
 
+    def __init__(self, session: "Session", scheme: str):
+        super().__init__(session)
+        self.scheme = scheme
+
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         parts = urlsplit(request.url or "")
         if parts.username is not None:
-            raise BadImage("The URL must not hold a user name or password.")
-        if parts.port not in (*PORTS, *(port for _, port in settings.IMAGE_URL_NETWORKS)):
-            raise BadImage("Images are fetched from ports 80 and 443 only.")
+            raise NotAllowed("The URL must not hold a user name or password.")
+        if not self.rules.may_use(self.scheme, parts.port):
+            raise NotAllowed(f"{self.rules.what} {self.rules.ports_told} only.")
         return super().send(request, *args, **options)
 
     def check(self, addresses: list[str], port: int) -> None:
-        """All addresses must be in networks of IMAGE_URL_ALLOW, or all must be public."""
+        """All addresses must be in the operator's networks, or all must be public."""
         found = [ipaddress.ip_address(address) for address in addresses]
-        if all(_is_private_store(address, port) for address in found):
+        networks = [network for network, theirs in self.rules.networks if theirs == port]
+        if all(any(address in network for network in networks) for address in found):
             return
-        if port not in PORTS or not all(_is_public(address) for address in found):
-            raise BadImage(NOT_PUBLIC)
+        ports = self.rules.ports[self.scheme]
+        usual = port in ports or (port == DEFAULT_PORTS[self.scheme] and None in ports)
+        if not usual or not all(_is_public(address) for address in found):
+            raise NotAllowed(self.rules.not_public)
 
 
 def _addresses(name: str) -> list[str]:
@@ -237,10 +281,6 @@ def _by_turns(addresses: list[str]) -> list[str]:
 
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def _is_private_store(address: Address, port: int) -> bool:
-    return any(address in network and port == theirs for network, theirs in settings.IMAGE_URL_NETWORKS)
 
 
 # The only IPv6 addresses that are given out for the public Internet. Addresses that contain an IPv4 address
@@ -270,36 +310,37 @@ def _is_public(address: Address) -> bool:
     return public and not any(address in network for network in NOT_FOR_ALL)
 
 
-class _Session(requests.Session):
-    """Remembers each URL as it was written. requests and urllib3 would send ~ for %7E, and %2B for %2b. That
+class Session(requests.Session):
+    """Goes only where the rules allow it, and no longer than to the deadline.
+
+    It remembers each URL as it was written. requests and urllib3 would send ~ for %7E, and %2B for %2b. That
     is the same address by the standard, but a server that signs its links compares the text."""
 
     target: str
 
+    def __init__(self, deadline: Deadline, rules: Rules):
+        super().__init__()
+        self.deadline, self.rules = deadline, rules
+        self.headers["User-Agent"] = "wanapi"
+        self.trust_env = False  # no proxy, which would resolve the name again, and no .netrc
+        self.max_redirects = MAX_REDIRECTS
+        for scheme, port in DEFAULT_PORTS.items():
+            self.mount(f"{scheme}://", _PublicAdapter(self, scheme))
+            for server in rules.servers:
+                own = _WatchedAdapter(self)
+                self.mount(f"{scheme}://{server}/", own)
+                if server.endswith(f":{port}"):
+                    self.mount(f"{scheme}://{server.rpartition(':')[0]}/", own)
+
     def get_redirect_target(self, response: requests.Response) -> str | None:
         location = super().get_redirect_target(response)
         if location:
-            self.target = _target(urljoin(response.url, location))
+            self.target = target_of(urljoin(response.url, location))
         return location
 
 
-def _target(url: str) -> str:
+def target_of(url: str) -> str:
     """Path and query as they are sent. Characters that must not stand in a request, such as spaces and
     letters of other alphabets, are quoted."""
     target = re.sub(r"^[^:]*://[^/?#]*", "", url.strip().partition("#")[0])
     return quote(target if target.startswith("/") else f"/{target}", safe="!#$%&'()*+,/:;=?@[]~")
-
-
-def _session(deadline: Deadline) -> _Session:
-    session = _Session()
-    session.headers["User-Agent"] = "wanapi"
-    session.trust_env = False  # no proxy, which would resolve the name again, and no .netrc
-    session.max_redirects = MAX_REDIRECTS
-    for scheme in ("http", "https"):
-        session.mount(f"{scheme}://", _PublicAdapter(deadline, session))
-        for host in settings.IMAGE_URL_ALLOW:
-            own = _WatchedAdapter(deadline, session)
-            session.mount(f"{scheme}://{host}/", own)
-            if host.endswith(":80" if scheme == "http" else ":443"):
-                session.mount(f"{scheme}://{host.rpartition(':')[0]}/", own)
-    return session

@@ -1,5 +1,6 @@
 """The rows. Django looks for models here."""
 
+from jobs.models.delivery import Delivery, Receiver, SwitchedOff
 from jobs.models.engine import Engine
 from jobs.models.event import Event
 from jobs.models.job import Job
@@ -7,4 +8,15 @@ from jobs.models.key import ApiKey, Served
 from jobs.models.metric import Metric
 from jobs.models.tombstone import Tombstone
 
-__all__ = ["ApiKey", "Engine", "Event", "Job", "Metric", "Served", "Tombstone"]
+__all__ = [
+    "ApiKey",
+    "Delivery",
+    "Engine",
+    "Event",
+    "Job",
+    "Metric",
+    "Receiver",
+    "Served",
+    "SwitchedOff",
+    "Tombstone",
+]

@@ -145,6 +145,8 @@ class Job(models.Model):
     repeated = models.BooleanField(default=False, db_default=False)
     # Its client deleted it before it was finished. Nobody but operators sees it; retention removes the row.
     deleted = models.BooleanField(default=False, db_default=False)
+    webhook_url = models.TextField(blank=True, default="", db_default="")  # sealed; "": nobody is told
+    webhook_events = models.JSONField(default=list, db_default=[], blank=True)
 
     # Where it stands
     status = models.CharField(max_length=20, choices=Status, default=Status.QUEUED)

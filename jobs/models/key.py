@@ -3,8 +3,10 @@
 The environment's API_KEY is none of these: it needs no row, sees every job and has no limits.
 """
 
+import base64
 import hashlib
 import secrets
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -14,8 +16,10 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from jobs.models.clock import seconds
+from wanapi.sealed import seal, unseal
 
 VISIBLE = 12  # characters of a key that people may see
+BOTH = timedelta(hours=24)  # for which webhooks are signed with the secret before as well
 
 
 class LimitReached(Exception):
@@ -69,6 +73,11 @@ class ApiKey(models.Model):
     max_per_day = models.PositiveIntegerField(
         "jobs per day (UTC)", null=True, blank=True, help_text="Empty: KEY_MAX_PER_DAY. 0: no limit."
     )
+    # Sealed (wanapi/sealed.py). For a day after a rotation webhooks are signed with both secrets.
+    webhook_secret = models.TextField(default="", db_default="", editable=False)
+    webhook_secret_before = models.TextField(default="", db_default="", editable=False)
+    webhook_secret_at = models.DateTimeField(null=True, editable=False)
+    webhook_url = models.TextField(default="", db_default="", editable=False)
     day = models.DateField(null=True, editable=False)
     jobs_on_day = models.PositiveIntegerField(default=0, editable=False)
 
@@ -86,6 +95,23 @@ class ApiKey(models.Model):
         self.prefix, self.sha256 = text[:VISIBLE], digest(text)
         return text
 
+    def draw_webhook_secret(self) -> str:
+        """Gives the key a webhook secret and returns it. The one before is used as well for a day."""
+        text = f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}"
+        ApiKey.objects.filter(pk=self.pk).update(
+            webhook_secret_before=F("webhook_secret"), webhook_secret=seal(text), webhook_secret_at=Now()
+        )
+        self.refresh_from_db()
+        return text
+
+    @property
+    def webhook_secrets(self) -> list[str]:
+        """Those to sign with, the newest first. Raises Unreadable."""
+        sealed = [self.webhook_secret]
+        if self.webhook_secret_at and timezone.now() - self.webhook_secret_at < BOTH:
+            sealed.append(self.webhook_secret_before)
+        return [unseal(text) for text in sealed if text]
+
     def check_limits(self, queued: int) -> None:
         """Raises LimitReached if one job more, beside this many queued ones, would be too many."""
         most = settings.KEY_MAX_QUEUED if self.max_queued is None else self.max_queued
@@ -102,6 +128,11 @@ class ApiKey(models.Model):
         ApiKey.objects.filter(pk=self.pk).update(
             day=today, jobs_on_day=F("jobs_on_day") + 1 if self.day == today else 1
         )
+
+
+def has_webhook_secret(key: ApiKey | None) -> bool:
+    """None: the environment's."""
+    return bool(key.webhook_secret if key else settings.WEBHOOK_SECRET)
 
 
 class ServedQuerySet(models.QuerySet["Served"]):

@@ -3,14 +3,20 @@
 import logging
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 
 from django.db import Error
+from django.db.models import Count, Q
+from django.db.models.functions import Now
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from jobs.models import Delivery, Receiver
+from jobs.models.clock import ago
+from jobs.models.delivery import OUTCOMES
 from jobs.models.engine import Engine
 from jobs.models.event import REASONS, Event
 from jobs.models.metric import BUCKETS, Metric
@@ -23,6 +29,7 @@ logger = logging.getLogger(__name__)
 COUNTERS = {  # in jobs_metric: the name of its label, and what it counts
     "job_events": ("event", "What happened to jobs: claimed, adopted, lapsed, completed and so on."),
     "jobs_failed": ("reason", "Jobs that failed, by reason."),
+    "webhook_tries": ("outcome", "Tries to deliver a webhook: delivered, refused, unreachable."),
     "gpu_busy_seconds": ("engine", "Time in which the engine's GPU rendered."),
     "gpu_starved_seconds": ("engine", "Time in which it did not render although jobs were waiting."),
     "gpu_idle_seconds": ("engine", "Time in which nothing was to be rendered."),
@@ -31,9 +38,11 @@ HISTOGRAMS = {
     "job_wait_seconds": "From the submit of a job to its start in ComfyUI.",
     "job_render_seconds": "From its start in ComfyUI to the finished file.",
     "job_publish_seconds": "From the finished file to the video in S3.",
+    "webhook_delay_seconds": "From an event to the receiver's answer that it has it.",
 }
 
 
+HOUR = timedelta(hours=1)
 PATIENCE = 5.0  # seconds: Prometheus itself gives up after ten
 _threads = Threads(limits.METRICS_THREADS, "metrics")
 
@@ -63,7 +72,7 @@ class Families(Collector):
 def _shared() -> list[Family]:
     """Families from Postgres. Every web instance gives the same values, so rules must take the largest of
     them and not the sum."""
-    return [*_now(), *_engines(), *_counted()]
+    return [*_now(), *_webhooks(), *_engines(), *_counted()]
 
 
 def _own() -> CollectorRegistry:
@@ -93,6 +102,22 @@ def _now() -> Iterator[Family]:
     )
 
 
+def _webhooks() -> Iterator[Family]:
+    pending = Delivery.objects.pending().aggregate(
+        all=Count("pk"), due=Count("pk", filter=Q(due_at__lte=Now()))
+    )
+    text = "Webhooks that are not delivered yet: due, or waiting for their next try."
+    states = GaugeMetricFamily("wanapi_webhooks", text, labels=["state"])
+    states.add_metric(["due"], pending["due"])
+    states.add_metric(["waiting"], pending["all"] - pending["due"])
+    yield states
+    yield GaugeMetricFamily(
+        "wanapi_webhook_receivers_failing",
+        "Hosts that took no webhook for an hour or longer although they were sent some.",
+        value=Receiver.objects.filter(failing_since__lt=ago(HOUR)).count(),
+    )
+
+
 def _engines() -> Iterator[Family]:
     ready = GaugeMetricFamily(
         "wanapi_engine_ready", "Whether the engine's ComfyUI answers and lacks nothing.", labels=["engine"]
@@ -116,6 +141,7 @@ def _counted() -> Iterator[Family]:
     # These begin at 0. If a counter came with its first event, a rule about an increase would not see that.
     values["job_events"] = dict.fromkeys(Event.Kind.values, 0.0)
     values["jobs_failed"] = dict.fromkeys(REASONS, 0.0)
+    values["webhook_tries"] = dict.fromkeys(OUTCOMES, 0.0)
     for name, label, value in Metric.objects.values_list("name", "label", "value"):
         values.setdefault(name, {})[label] = value  # a newer release may count more
     for name, (label_name, text) in COUNTERS.items():

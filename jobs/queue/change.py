@@ -6,6 +6,7 @@ from django.db import transaction
 
 from jobs.models import Event, Job
 from jobs.models.job import JobQuerySet
+from jobs.queue.events import note
 from jobs.queue.wake import tell_of_change
 
 
@@ -18,6 +19,6 @@ def change(jobs: JobQuerySet, kind: Event.Kind, *, reason: str = "", detail: str
     with transaction.atomic():
         locked = list(jobs.select_for_update(of=("self",)).order_by("pk"))
         Job.objects.filter(pk__in=[job.pk for job in locked]).update(**changes)
-        Event.objects.note(locked, kind, reason=reason, detail=detail)
+        note(locked, kind, reason=reason, detail=detail)
         tell_of_change(locked)
         return len(locked)

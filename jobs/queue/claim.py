@@ -17,6 +17,7 @@ from django.db.models.functions import Coalesce, Least, Now
 from jobs.models import Engine, Event, Job, Served
 from jobs.models.clock import seconds
 from jobs.models.job import SUSPECT, JobQuerySet
+from jobs.queue import events
 from jobs.queue.causes import NOT_PUBLISHED, Cause
 from jobs.queue.engines import abilities
 from jobs.queue.wake import PUBLISH, RENDER, tell_of_change, wake
@@ -83,7 +84,7 @@ def _claim(jobs: JobQuerySet, worker: str, kind: Event.Kind, **changes: Any) -> 
         job.refresh_from_db()
         if kind == Event.Kind.CLAIMED:
             Served.objects.note(job.key_id, job.priority, job.turn)
-        Event.objects.note([job], kind)
+        events.note([job], kind)
         tell_of_change([job])
         return Claim(job)
 
@@ -133,7 +134,7 @@ class Claim:
                 raise ClaimLost(self.job.pk)
             self.job.refresh_from_db()
             if kind:
-                Event.objects.note([self.job], kind, **(note or {}))
+                events.note([self.job], kind, **(note or {}))
             tell_of_change([self.job])
 
     # The render

@@ -11,6 +11,7 @@ from jobs.models import Event, Job, Tombstone
 from jobs.models.job import FINAL, JobQuerySet, owner
 from jobs.queue.causes import LEASE_RAN_OUT
 from jobs.queue.change import change
+from jobs.queue.deliveries import let_go
 from jobs.queue.wake import tell_of_cancelled
 
 
@@ -100,4 +101,5 @@ def purge(job: Job) -> int:
         videos = [key for key, _ in storage.listed(f"videos/{job.pk}/") if owner(key)]
         storage.delete([*{job.input_key, *job.input_keys}, *videos])
         Tombstone.objects.note(job.pk)
+        let_go(job)
         return row.delete()[1]["jobs.Job"]

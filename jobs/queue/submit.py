@@ -14,6 +14,7 @@ from jobs.models.job import REQUEUABLE, JobQuerySet
 from jobs.models.key import LimitReached
 from jobs.queue.causes import COUNTERS
 from jobs.queue.change import change
+from jobs.queue.events import note
 from jobs.queue.wake import RENDER, wake
 
 SUBMISSIONS = 0x57414E  # the number of the advisory lock in Postgres that all submits take
@@ -98,7 +99,7 @@ def submit(job: Job, detail: str = "", arrival: Arrival | None = None) -> Job:
         job.first_position = job.position
         job.save(update_fields=["first_position"])
         told = [f"with {job.key or 'the API_KEY'}", detail]
-        Event.objects.note([job], Event.Kind.CREATED, detail=", ".join(filter(None, told)))
+        note([job], Event.Kind.CREATED, detail=", ".join(filter(None, told)))
         wake(RENDER)
     return job
 
@@ -106,7 +107,8 @@ def submit(job: Job, detail: str = "", arrival: Arrival | None = None) -> Job:
 def requeue(jobs: JobQuerySet, detail: str = "") -> int:
     """An operator's second chance for those of these jobs that failed or were cancelled: a new render, all
     counters back to 0, and a new turn, so that a hundred failed jobs of one key do not come before everybody
-    else's. ``detail`` says who wanted it. Returns how many were requeued."""
+    else's. ``attempt`` goes on, since it tells a webhook of this chance from one of the last. ``detail`` says
+    who wanted it. Returns how many were requeued."""
     cleared: dict[str, Any] = dict.fromkeys(COUNTERS, 0)
     with transaction.atomic():
         _one_after_the_other()
@@ -120,7 +122,6 @@ def requeue(jobs: JobQuerySet, detail: str = "") -> int:
             error="",
             finished_at=None,
             not_before=None,
-            attempt=0,
             turn=0,
             deleted=False,
         )

@@ -15,36 +15,42 @@ from django_q.brokers.orm import ORM
 from django_q.signals import pre_execute
 from django_q.signing import SignedPackage
 
-from jobs.queue.wake import TASKS
+from jobs.queue.wake import CLUSTERS, TASKS
 
 
 class Broker(ORM):
     """Made before django-q2 forks, so that the tick, the process that takes messages and the processes that
     run tasks share it.
 
-    At most one wake-up is on its way to a task: the next one is given out only when that task has begun, so
-    that wake-ups do not pile up behind a long render.
+    At most one wake-up is on its way to each task: the next one is given out only when that task has begun,
+    so that wake-ups do not pile up behind a long render.
     """
 
     def __init__(self, cluster: str) -> None:
         super().__init__(cluster)
         fork = multiprocessing.get_context("fork")
-        self._wanted, self._given = fork.Event(), fork.Event()
-        self._task = TASKS[cluster]
+        names = [TASKS[task] for task, theirs in CLUSTERS.items() if theirs == cluster]
+        self._wanted = {name: fork.Event() for name in names}
+        self._given = {name: fork.Event() for name in names}
         pre_execute.connect(self._begun)
 
-    def wake(self) -> None:
-        self._wanted.set()
+    def wake(self, task: str) -> None:
+        self._wanted[TASKS[task]].set()
 
     def dequeue(self) -> list[tuple[Any, str]] | None:
-        if not self._wanted.is_set() or self._given.is_set():
-            return super().dequeue()
-        self._wanted.clear()
-        self._given.set()
+        for name, wanted in self._wanted.items():
+            if wanted.is_set() and not self._given[name].is_set():
+                wanted.clear()
+                self._given[name].set()
+                return self._package(name)
+        return super().dequeue()
+
+    @staticmethod
+    def _package(name: str) -> list[tuple[Any, str]]:
         package = {
             "id": uuid.uuid4().hex,
             "name": "tick",
-            "func": self._task,
+            "func": name,
             "args": (),
             "kwargs": {},
             "started": timezone.now(),
@@ -53,4 +59,4 @@ class Broker(ORM):
 
     def _begun(self, task: dict[str, Any], **_: Any) -> None:
         if task["ack_id"] is None:
-            self._given.clear()
+            self._given[task["func"]].clear()

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import django_q.cluster
@@ -25,11 +26,11 @@ from django.db import DatabaseError, InterfaceError, NotSupportedError, connecti
 from django_q.models import OrmQ
 from django_q.tasks import async_task
 
-from jobs.models import Event, Job, Metric
+from jobs.models import Delivery, Event, Job, Metric
 from jobs.models.engine import Engine
 from jobs.queue.claim import has_work
 from jobs.queue.returns import return_expired
-from jobs.queue.wake import PUBLISH, PURGE_OLD, RENDER
+from jobs.queue.wake import DELIVER, PUBLISH, PURGE_OLD, RENDER
 from jobs.workers import hold, retention
 from jobs.workers.broker import Broker
 from jobs.workers.watch import TICK, EngineWatch
@@ -88,7 +89,7 @@ def wait_for_tables() -> None:
     told = False
     while True:
         try:
-            for model in (Job, Engine, Event, Metric, OrmQ):
+            for model in (Job, Engine, Event, Delivery, Metric, OrmQ):
                 model.objects.first()
             return connection.close()  # django-q2 forks next, and processes cannot share a connection
         except NotSupportedError as error:
@@ -140,8 +141,8 @@ def run_tick(cluster: str, broker: Broker, stop: threading.Event, watch: EngineW
             if watch:
                 watch.tick()
             return_expired()
-            if work_waits(watch):
-                broker.wake()
+            for task in waiting(watch):
+                broker.wake(task)
             if cluster == PUBLISH:
                 purging.start_if_due()
         except (DatabaseError, InterfaceError) as error:
@@ -153,11 +154,15 @@ def run_tick(cluster: str, broker: Broker, stop: threading.Event, watch: EngineW
     connection.close()
 
 
-def work_waits(watch: EngineWatch | None) -> bool:
+def waiting(watch: EngineWatch | None) -> Iterator[str]:
+    """The tasks of this cluster for which there is work."""
     if watch is None:
-        return Job.objects.to_publish().exists()
-    engine = watch.engine
-    return engine is not None and engine.ready and has_work(engine)
+        if Job.objects.to_publish().exists():
+            yield PUBLISH
+        if Delivery.objects.due().exists():
+            yield DELIVER
+    elif (engine := watch.engine) and engine.ready and has_work(engine):
+        yield RENDER
 
 
 class Purging:

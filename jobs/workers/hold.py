@@ -1,7 +1,7 @@
 """What both kinds of worker share: who they are, how they are told to stop, and how they keep their jobs.
 
-The tasks are in ``jobs/workers/render.py`` and ``jobs/workers/publish.py``. A task works until its queue is
-empty, and never needs to be told which job. If a wake-up is lost, the tick of ``manage.py worker`` sends
+The tasks are in ``jobs/workers/render.py``, ``publish.py`` and ``deliver.py``. A task works until its queue
+is empty, and never needs to be told which job. If a wake-up is lost, the tick of ``manage.py worker`` sends
 another one; if it comes twice, the second one finds nothing to claim.
 """
 
@@ -33,6 +33,24 @@ TEMPORARY = "wanapi-render-"  # begins the names of our temporary folders, which
 # Made before django-q2 forks, so that the cluster's main process and its workers share them.
 WORKER = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 stopping = multiprocessing.get_context("fork").Event()
+
+
+class Places:
+    """How many tasks of a kind run in this cluster at once, so that no kind takes all of its processes. Made
+    before django-q2 forks. Each task works until nothing is left, so one that finds no place may end."""
+
+    def __init__(self, count: int) -> None:
+        self._free = multiprocessing.get_context("fork").BoundedSemaphore(count)
+
+    @contextmanager
+    def one(self) -> Iterator[bool]:
+        """Whether there is a place; it is kept to the end of the block."""
+        free = self._free.acquire(block=False)
+        try:
+            yield free
+        finally:
+            if free:
+                self._free.release()
 
 
 class Heartbeat:

@@ -16,17 +16,24 @@ from jobs.models import Job
 from jobs.models.job import FINAL
 from jobs.queue import causes
 from jobs.queue.claim import Claim, ClaimLost, claim_publish
-from jobs.workers.hold import WORKER, Heartbeat, fetched, remove_files, stopping
+from jobs.workers.hold import WORKER, Heartbeat, Places, fetched, remove_files, stopping
 from wanapi.postgres import AWAY
 
 logger = logging.getLogger(__name__)
 
+places = Places(2)
 STORAGE_PAUSE = 5.0  # seconds for which a publisher leaves a storage in trouble alone
 DATABASE_PAUSE = 1.0  # seconds between two tries to complete a job whose video is in S3
 
 
 def publish() -> None:
-    """Publishes rendered videos until none is left."""
+    """Publishes rendered videos until none is left, or ends at once if the cluster does so twice already."""
+    with places.one() as free:
+        if free:
+            publish_all()
+
+
+def publish_all() -> None:
     with Heartbeat() as heartbeat:
         while not stopping.is_set() and (claim := claim_publish(WORKER)):
             job = claim.job

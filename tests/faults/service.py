@@ -20,10 +20,12 @@ from psycopg.rows import dict_row
 from jobs.models.job import prompt_id
 from local.parts import Part, free_port
 from local.stack import Stack
-from tests.factories import eventually
+from tests.factories import FULL, eventually
 from tests.faults.proxy import Proxy
 from tests.processes import pids
 
+# Seconds between the tries of a webhook: nine, as the service has, for a receiver that is away so long.
+PAUSES = "5,30,60,90,90,90,90,90,90" if FULL else "0.5,1,1,1,1,2,2,2,2"
 FINAL = ("completed", "failed", "cancelled")
 
 
@@ -36,6 +38,7 @@ class FaultStack(Stack):
         self.orders = self.folder / "orders"
         self.orders.mkdir()
         self.env["ORDERS"] = str(self.orders)
+        self.env["WEBHOOK_PAUSES"] = PAUSES
         self.database_url, self.simulator_url = self.env["DATABASE_URL"], self.env["COMFYUI_URL"]
         self.s3_url = self.env["S3_ENDPOINT_URL"]
         self.postgres = self._proxied("DATABASE_URL")
@@ -110,7 +113,13 @@ class Service:
     # The operator
 
     def rows(self, where: str = "TRUE", *values: Any) -> list[dict[str, Any]]:
-        query = f"SELECT * FROM jobs_job WHERE {where}"
+        return self._select("jobs_job", where, *values)
+
+    def webhooks(self, where: str, *values: Any) -> list[dict[str, Any]]:
+        return self._select("jobs_delivery", where, *values)
+
+    def _select(self, table: str, where: str, *values: Any) -> list[dict[str, Any]]:
+        query = f"SELECT * FROM {table} WHERE {where}"
         while True:
             with contextlib.suppress(psycopg.OperationalError):  # it is being restarted
                 with psycopg.connect(self.stack.database_url, row_factory=dict_row) as connection:

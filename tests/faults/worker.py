@@ -36,6 +36,13 @@ RENDER_POINTS = (
     "rendered",
     "history forgotten",
 )
+DELIVERY_POINTS = (
+    "delivery claimed",
+    "delivery begun",
+    "delivery sent",
+    "delivery answered",
+    "delivery written",
+)
 PUBLISH_POINTS = ("publish claimed", "fetched", "checked", "upload begun", "uploaded", "completed")
 VICTIMS = ("worker", "sentinel", "pusher", "main")
 
@@ -93,7 +100,9 @@ class Failpoints:
 
 
 def sent(_: None, connection: Any, method: str, url: str, *args: Any) -> str:
-    """A job's; the watch, in a thread of the main process, posts an empty one."""
+    """A job's prompt; the watch, in a thread of the main process, posts an empty one. Or a webhook."""
+    if threading.current_thread().name.startswith("deliver"):
+        return "delivery sent"
     job = threading.current_thread() is threading.main_thread()
     return "prompt sent" if job and (method, url) == ("POST", "/prompt") else ""
 
@@ -110,9 +119,10 @@ def install(points: Failpoints) -> None:
     from comfy.client import Comfy
     from comfy.listener import Listener
     from comfy.presets import find
-    from jobs.media import storage, video
+    from jobs.media import receivers, storage, video
+    from jobs.queue import deliveries
     from jobs.queue.claim import Claim
-    from jobs.workers import publish, render
+    from jobs.workers import deliver, publish, render
 
     samplers = find("fast").samplers
 
@@ -137,6 +147,10 @@ def install(points: Failpoints) -> None:
     wrap(botocore.awsrequest.AWSConnection, "send", after=put)
     wrap(storage, "put_video", after="uploaded")
     wrap(Claim, "completed", after="completed")
+    wrap(deliver, "claim", after=lambda tries, *_: tries and "delivery claimed")
+    wrap(receivers, "post", before="delivery begun", after="delivery answered")
+    wrap(deliveries.Try, "finish", after="delivery written")
+    deliveries.PAUSES = tuple(map(float, os.environ["WEBHOOK_PAUSES"].split(",")))
 
 
 if __name__ == "__main__":

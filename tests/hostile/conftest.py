@@ -1,6 +1,7 @@
 """The service as an attacker meets it: gunicorn and all behind it, with image servers that never end."""
 
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -13,6 +14,27 @@ from tests.processes import Memory
 from tests.stack import FOLDER
 
 IMAGE_TIMEOUT = 20 if FULL else 4  # seconds; 20 is the default
+
+OUR_THREADS = ("fetch", "deliver")  # those that ask servers of a client's choice
+_connections: list[object] | None = None
+
+
+def _witness(event: str, arguments: tuple[object, ...]) -> None:
+    ours = threading.current_thread().name.startswith(OUR_THREADS)
+    if event == "socket.connect" and _connections is not None and ours:
+        _connections.append(arguments[1])
+
+
+sys.addaudithook(_witness)  # of the interpreter itself: sees what no patch of ours would
+
+
+@pytest.fixture
+def connections() -> Iterator[list[object]]:
+    """Every address that requests to servers of a client's choice connect to."""
+    global _connections
+    _connections = []
+    yield _connections
+    _connections = None
 
 
 class SilentServer:

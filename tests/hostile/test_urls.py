@@ -1,8 +1,5 @@
 """No form of a private address, straight or by a redirect, is ever connected to."""
 
-import sys
-from threading import current_thread
-
 import pytest
 
 from jobs.media.images import BadImage
@@ -59,24 +56,6 @@ HOSTS = [
     "[fec0::1]",
     "[ff02::1]",
 ]
-_connections: list[object] | None = None
-
-
-def witness(event: str, arguments: tuple[object, ...]) -> None:
-    if event == "socket.connect" and _connections is not None and current_thread().name.startswith("fetch"):
-        _connections.append(arguments[1])
-
-
-sys.addaudithook(witness)  # of the interpreter itself: sees what no patch of ours would
-
-
-@pytest.fixture
-def connections():
-    """Every address that fetches connect to."""
-    global _connections
-    _connections = []
-    yield _connections
-    _connections = None
 
 
 def test_none_is_connected_to(own, connections, figure):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.media.public import NOT_PUBLIC, _is_public, fetch
+from jobs.media.public import _is_public, fetch
 from tests.factories import picture
-from tests.image_servers import Server, full_server, refused, resolve_to, serving
+from tests.image_servers import NOT_PUBLIC, Server, full_server, refused, resolve_to, serving
 
 
 class TestForeignAddresses:

@@ -10,10 +10,10 @@ from urllib.parse import quote
 import pytest
 
 from jobs.media.images import CannotRead
-from jobs.media.public import NOT_PUBLIC, fetch
+from jobs.media.public import fetch
 from jobs.models import Job
 from tests.factories import eventually, picture
-from tests.image_servers import full_server, refused
+from tests.image_servers import NOT_PUBLIC, full_server, refused
 from wanapi.limits import IMAGE_FETCHES
 
 

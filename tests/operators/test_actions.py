@@ -17,7 +17,7 @@ class TestRequeue:
 
         assert said == ["1 job requeued.", "1 job is neither failed nor cancelled and stays as it is."]
         failed.refresh_from_db(), done.refresh_from_db()
-        assert (failed.status, failed.attempt, failed.lost, failed.error) == ("queued", 0, 0, "")
+        assert (failed.status, failed.attempt, failed.lost, failed.error) == ("queued", 3, 0, "")
         assert done.status == "completed"
 
     def test_a_running_job_is_left_alone(self, admin):

@@ -49,7 +49,7 @@ class TestRequeue:
 
         job.refresh_from_db()
         assert (job.status, job.error, job.started_at, job.finished_at) == ("queued", "", None, None)
-        assert (job.attempt, job.progress, job.lost, job.lapses, job.engine) == (0, 0, 0, 0, None)
+        assert (job.attempt, job.progress, job.lost, job.lapses, job.engine) == (3, 0, 0, 0, None)
         assert job.render == 3  # the next one is 4: what ComfyUI may still have of these is not taken for it
         assert OrmQ.objects.get().key == "render"
 

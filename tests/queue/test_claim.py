@@ -360,7 +360,7 @@ class TestRequeue:
         assert requeue(Job.objects.all()) == 1
 
         job.refresh_from_db()
-        assert (job.status, job.error, job.attempt, job.lost, job.progress) == ("queued", "", 0, 0, 0)
+        assert (job.status, job.error, job.attempt, job.lost, job.progress) == ("queued", "", 3, 0, 0)
         assert (job.engine, job.render, job.finished_at) == (None, 3, None)
 
     def test_others_stay_as_they_are(self):

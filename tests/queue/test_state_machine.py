@@ -263,7 +263,8 @@ class Jobs(RuleBasedStateMachine):
         change = (old["status"], new["status"])
         if new["id"] in self.requeued:
             assert old["status"] in ("failed", "cancelled")
-            assert [new[name] for name in (*COUNTERS, "attempt", "status")] == [0, 0, 0, 0, 0, "queued"]
+            assert [new[name] for name in (*COUNTERS, "status")] == [0, 0, 0, 0, "queued"]
+            assert new["attempt"] == old["attempt"]
             return
         assert change[0] == change[1] or change in LEGAL
         assert old["status"] != "completed" or new == old

@@ -18,7 +18,7 @@ def broker():
 
 def test_the_wakeup_of_a_tick_reaches_its_own_cluster_although_another_takes_every_message(broker):
     other = ORM(RENDER)
-    broker.wake()
+    broker.wake(RENDER)
 
     assert other.dequeue() is None
     [(row, package)] = broker.dequeue()
@@ -27,10 +27,10 @@ def test_the_wakeup_of_a_tick_reaches_its_own_cluster_although_another_takes_eve
 
 
 def test_wakeups_do_not_pile_up_behind_a_long_render_and_none_is_lost(broker):
-    broker.wake()
+    broker.wake(RENDER)
     [(_, package)] = broker.dequeue()
-    broker.wake()
-    broker.wake()
+    broker.wake(RENDER)
+    broker.wake(RENDER)
     assert broker.dequeue() is None
 
     pre_execute.send("django_q", func=None, task=SignedPackage.loads(package) | {"ack_id": None})

@@ -9,6 +9,7 @@ from comfy import presets, warmup
 from jobs.models import Event, Job, Metric
 from jobs.models.engine import Engine
 from jobs.queue import engines
+from jobs.queue.wake import RENDER
 from jobs.workers.hold import stopping
 from jobs.workers.render import render
 from jobs.workers.watch import EngineWatch
@@ -144,17 +145,17 @@ def test_the_operators_command_restarts_it_once(watch, engine, settings, tmp_pat
 
 
 def test_a_wakeup_is_not_sent_to_a_sick_engine(submit, watch, engine):
-    from jobs.workers.cluster import work_waits
+    from jobs.workers.cluster import waiting
 
     submit()
     watch.tick()
-    assert work_waits(watch)
+    assert list(waiting(watch)) == [RENDER]
 
     Engine.objects.update(ready=False, trouble="x", stuck=["y"])
     Engine.objects.update(url="http://127.0.0.1:1")
     watch.tick()
 
-    assert not work_waits(watch)
+    assert not list(waiting(watch))
 
 
 class TestWarmUp:

@@ -10,9 +10,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.forms.models import model_to_dict
 
 from jobs.media import storage
-from jobs.models import Event, Job
+from jobs.models import Delivery, Event, Job
 from jobs.queue import engines, estimate
 from wanapi.timestamps import timestamp
+
+SHOWN = ("event", "host", "state", "tries", "answer", "took", "trouble")  # of a webhook
 
 
 class Command(BaseCommand):
@@ -31,7 +33,10 @@ class Command(BaseCommand):
 
 def facts(job: Job) -> dict[str, Any]:
     """The fields of the row, by name, and what GET /jobs/{id} tells beside them; empty ones are left out."""
-    row = model_to_dict(job) | {"id": str(job.pk), "key": str(job.key or "environment")}
+    row = model_to_dict(job, exclude=["webhook_url"]) | {
+        "id": str(job.pk),
+        "key": str(job.key or "environment"),
+    }
     row |= {"parameters": job.shown_parameters}
     row |= {"waiting_for": engines.hindrance(job), "eta_seconds": estimate.seconds_left(job)}
     row |= {"engine": job.engine and job.engine.name}
@@ -52,6 +57,9 @@ def as_text(job: Job) -> str:
         what = str(event).lower()
         lines.append(f"{timestamp(event.at)}  {what}, attempt {event.attempt}, by {event.worker or '-'}")
         lines += [f"    {line}" for line in event.detail.splitlines()]
+    for webhook in job.deliveries.order_by("at", "pk"):
+        shown = (f"{name} {getattr(webhook, name) or '-'}" for name in SHOWN)
+        lines.append(f"{timestamp(webhook.at)}  webhook {webhook.name}: {', '.join(shown)}")
     return "\n".join(lines)
 
 
@@ -64,7 +72,14 @@ def _lines(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def as_json(job: Job) -> str:
-    return json.dumps(facts(job) | {"events": [_event(event) for event in job.events.order_by("at", "pk")]})
+    events = [_event(event) for event in job.events.order_by("at", "pk")]
+    webhooks = [_webhook(row) for row in job.deliveries.order_by("at", "pk")]
+    return json.dumps(facts(job) | {"events": events, "webhooks": webhooks})
+
+
+def _webhook(row: Delivery) -> dict[str, Any]:
+    told = {"id": row.name, "at": timestamp(row.at)}
+    return told | {name: getattr(row, name) for name in SHOWN}
 
 
 def _event(event: Event) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from jobs.models.event import Event
 from jobs.models.job import FINAL, REQUEUABLE, JobQuerySet
 from jobs.operators import export
 from jobs.operators.admin.again import again
+from jobs.operators.admin.deliveries import DeliveryInline
 from jobs.operators.admin.listing import BoundedPaginator, PresetFilter
 from jobs.operators.admin.read_only import ReadOnlyAdmin
 from jobs.operators.console import duration
@@ -100,7 +101,7 @@ class JobAdmin(ReadOnlyAdmin):
     paginator = BoundedPaginator
     actions = ("requeue", "cancel", "purge", "export")
     change_form_template = "console/job.html"
-    inlines = (EventInline,)
+    inlines = (EventInline, DeliveryInline)
     fieldsets = (
         (None, {"fields": ("id", "status", "error", "percent", "waiting_for", "time_left", "video")}),
         (
