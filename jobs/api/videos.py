@@ -151,10 +151,7 @@ class VideosView(Door):
 
 def _submitted_at(request: Request, job_id: UUID) -> datetime | None:
     """Also of a job that is removed: clients delete what they list, and then ask for the next page."""
-    jobs = (
-        Job.objects.all() if client_of(request).sees_all else Job.objects.filter(key=client_of(request).key)
-    )
-    if job := jobs.filter(pk=job_id).first():
+    if job := client_of(request).submitted.filter(pk=job_id).first():
         return job.created_at
     tombstone = Tombstone.objects.filter(pk=job_id).first()
     return tombstone.submitted_at if tombstone else None

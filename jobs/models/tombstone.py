@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 
 class TombstoneQuerySet(models.QuerySet["Tombstone"]):
     def note(self, job_id: uuid.UUID, submitted_at: datetime | None = None) -> None:
-        """Makes sure that there is a tombstone for this id; with ``submitted_at``, of a job that is removed."""
+        """Makes sure that there is a tombstone for this id. ``submitted_at`` is of a job that is removed."""
         self.get_or_create(pk=job_id)
         if submitted_at:
             self.filter(pk=job_id).update(submitted_at=submitted_at)
