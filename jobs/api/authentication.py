@@ -28,8 +28,12 @@ class Client:
     @property
     def jobs(self) -> JobQuerySet:
         """The jobs that this client may see."""
-        jobs = Job.objects.all() if self.sees_all else Job.objects.filter(key=self.key)
-        return jobs.filter(deleted=False)
+        return self.submitted.filter(deleted=False)
+
+    @property
+    def submitted(self) -> JobQuerySet:
+        """These, and those that were deleted and are not yet removed."""
+        return Job.objects.all() if self.sees_all else Job.objects.filter(key=self.key)
 
 
 def client_of(request: Request) -> Client:

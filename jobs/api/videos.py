@@ -6,6 +6,7 @@ A video's id is the id of its job. Every create goes through jobs/api/intake.py,
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, cast
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Q
@@ -23,7 +24,7 @@ from jobs.api.parsers import StrictJSONParser
 from jobs.api.videos_requests import VideoRequest
 from jobs.api.views import View, get_job, redirect_to
 from jobs.media import storage
-from jobs.models import Job
+from jobs.models import Job, Tombstone
 from jobs.models.job import FINAL
 from jobs.queue import estimate, parameters
 from jobs.queue.returns import remove
@@ -141,13 +142,20 @@ class VideosView(Door):
         jobs = client_of(request).jobs.order_by(f"{sign}created_at", f"{sign}id")
         if after is not None:
             job_id = requests.job_id(after)
-            last = client_of(request).jobs.filter(pk=job_id).first() if job_id else None
-            if last is None:
+            time = _submitted_at(request, job_id) if job_id else None
+            if time is None:
                 raise ValidationError({"after": ["There is no video with this id."]})
-            beyond = Q(**{f"created_at__{than}": last.created_at})
-            beyond |= Q(created_at=last.created_at) & Q(**{f"pk__{than}": last.pk})
+            beyond = Q(**{f"created_at__{than}": time}) | Q(created_at=time) & Q(**{f"pk__{than}": job_id})
             jobs = jobs.filter(beyond)
         return list(jobs[: limit + 1])
+
+
+def _submitted_at(request: Request, job_id: UUID) -> datetime | None:
+    """Also of a job that is removed: clients delete what they list, and then ask for the next page."""
+    if job := client_of(request).submitted.filter(pk=job_id).first():
+        return job.created_at
+    tombstone = Tombstone.objects.filter(pk=job_id).first()
+    return tombstone.submitted_at if tombstone else None
 
 
 class VideoView(Door):

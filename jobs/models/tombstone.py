@@ -6,15 +6,18 @@ and bears another id belongs to another installation, or to a job that is younge
 
 import uuid
 from collections.abc import Iterable
+from datetime import datetime
 
 from django.db import models
 from django.db.models.functions import Now
 
 
 class TombstoneQuerySet(models.QuerySet["Tombstone"]):
-    def note(self, job_id: uuid.UUID) -> None:
-        """Makes sure that there is a tombstone for this id."""
+    def note(self, job_id: uuid.UUID, submitted_at: datetime | None = None) -> None:
+        """Makes sure that there is a tombstone for this id. ``submitted_at`` is of a job that is removed."""
         self.get_or_create(pk=job_id)
+        if submitted_at:
+            self.filter(pk=job_id).update(submitted_at=submitted_at)
 
     def known(self, job_ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Those of these ids that have a tombstone."""
@@ -26,6 +29,7 @@ class Tombstone(models.Model):
 
     id = models.UUIDField(primary_key=True, editable=False)
     created_at = models.DateTimeField(db_default=Now())
+    submitted_at = models.DateTimeField(null=True)  # so that a list can go on after a job that is removed
 
     objects = TombstoneQuerySet.as_manager()
 

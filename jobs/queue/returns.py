@@ -100,6 +100,6 @@ def purge(job: Job) -> int:
             return 0  # it was requeued, or purged by somebody else
         videos = [key for key, _ in storage.listed(f"videos/{job.pk}/") if owner(key)]
         storage.delete([*{job.input_key, *job.input_keys}, *videos])
-        Tombstone.objects.note(job.pk)
+        Tombstone.objects.note(job.pk, submitted_at=job.created_at)
         let_go(job)
         return row.delete()[1]["jobs.Job"]

@@ -177,6 +177,16 @@ class TestWhileTheFirstIsUnderWay:
         assert third.result().json()["id"] != first.result().json()["id"]
         assert Job.objects.count() == 2
 
+    def test_a_repetition_stands_for_one_of_two_that_were_wanted(self, under_way):
+        first, another, repetition = under_way(0), under_way(0), under_way(1)
+
+        ids = []
+        for answer, goes_on in (repetition, first, another):
+            goes_on.set()
+            ids.append(answer.result().json()["id"])
+
+        assert ids[0] == ids[1] != ids[2]
+
     def test_also_at_the_limit_of_the_key(self, under_way):
         _, text = ApiKey.objects.make(name="shop", max_queued=1, max_per_day=1)
         first, first_goes_on = under_way(0, key=text)

@@ -122,6 +122,17 @@ class TestTheList:
                 after = f"&after={page[-1]}"
             assert sorted(found) == sorted(str(job.pk) for job in jobs)
 
+    def test_goes_on_after_one_that_was_deleted_meanwhile(self, api):
+        jobs = [make_job(status="completed") for _ in range(5)]
+        found, after = [], ""
+        while page := self.ids(api, f"limit=2{after}"):
+            found += page
+            for job_id in page:
+                api.delete(f"/v1/videos/{job_id}")
+            after = f"&after={page[-1]}"
+
+        assert sorted(found) == sorted(str(job.pk) for job in jobs)
+
     def test_says_whether_there_are_more(self, api):
         for _ in range(2):
             make_job()

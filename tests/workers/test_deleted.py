@@ -3,6 +3,7 @@ prompt."""
 
 import pytest
 
+from comfy.client import Comfy
 from jobs.models import Job
 from jobs.models.job import prompt_id
 from jobs.queue.submit import requeue
@@ -45,6 +46,22 @@ def test_the_row_of_one_that_renders_goes_after_its_prompt(api, submit, engine, 
     assert folders(Job.objects.get()) == []
     purge_old()
     assert not Job.objects.exists()
+
+
+@pytest.mark.usefixtures("slow")
+def test_it_stays_as_long_as_its_prompt_is_there(api, submit, engine, background, monkeypatch):
+    job_id, asked = submit(), []
+    background()
+    eventually(lambda: Job.objects.get().status == "processing")
+    cancel = Comfy.cancel
+    monkeypatch.setattr(Comfy, "cancel", lambda comfy, prompt: asked.append(prompt))
+
+    delete(api, job_id)
+
+    eventually(lambda: len(asked) > 3)
+    assert not Job.objects.to_remove().exists()
+    monkeypatch.setattr(Comfy, "cancel", cancel)
+    eventually(Job.objects.to_remove().exists)
 
 
 @pytest.mark.usefixtures("slow")
