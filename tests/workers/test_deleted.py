@@ -41,7 +41,7 @@ def test_the_row_of_one_that_renders_goes_after_its_prompt(api, submit, engine, 
     delete(api, job_id)
 
     eventually(Job.objects.to_remove().exists)
-    assert simulator.log("interrupted") == [prompt]
+    assert prompt in simulator.log("interrupted")
     thread.join(20)
     assert folders(Job.objects.get()) == []
     purge_old()
