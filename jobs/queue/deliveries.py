@@ -137,8 +137,8 @@ def claim(free: int, failing: int) -> list["Try"]:
             chosen += taken
         Delivery.objects.filter(pk__in=[row.pk for row in chosen]).update(
             fence=F("fence") + 1,
-            tries=F("tries") + 1,
             tried_at=Now(),
+            due_at=Now(),  # if the worker dies, those that wait for longer come first
             lease_until=Now() + seconds(settings.WEBHOOK_TIMEOUT + MARGIN),
         )
     there = set(Job.objects.filter(pk__in={row.job_id for row in chosen}).values_list("pk", flat=True))
@@ -152,7 +152,8 @@ class Try:
     def __init__(self, delivery: Any, *, job_is_there: bool) -> None:
         self.delivery, self.job_is_there = delivery, job_is_there
         self.fails, self.began = delivery.failing, delivery.now
-        delivery.fence, delivery.tries = delivery.fence + 1, delivery.tries + 1
+        self.number = delivery.tries + 1  # one that ends with the worker's death is not counted
+        delivery.fence += 1
 
     def finish(self, answer: receivers.Answer, took: float) -> None:
         row, changes = self.delivery, self._changes(answer)
@@ -160,9 +161,8 @@ class Try:
             if answer.status == receivers.GONE:
                 _one_after_the_other()
             mine = Delivery.objects.pending().filter(pk=row.pk, fence=row.fence)
-            if not mine.update(
-                lease_until=None, answer=answer.status, trouble=answer.trouble, took=took, **changes
-            ):
+            changes |= {"tries": F("tries") + 1, "lease_until": None, "took": took}
+            if not mine.update(answer=answer.status, trouble=answer.trouble, **changes):
                 return
             if answer.status == receivers.GONE:
                 _switch_off(row)
@@ -175,9 +175,9 @@ class Try:
             return {"state": Delivery.State.DELIVERED}
         if answer.status == receivers.GONE:
             return {"state": Delivery.State.OFF}
-        if self.delivery.tries > len(PAUSES):
+        if self.number > len(PAUSES):
             return {"state": Delivery.State.FAILED}
-        pause = PAUSES[self.delivery.tries - 1] * (1 + random.uniform(0, JITTER))  # noqa: S311 - no secret
+        pause = PAUSES[self.number - 1] * (1 + random.uniform(0, JITTER))  # noqa: S311 - no secret
         return {"due_at": Now() + seconds(max(pause, min(answer.wait, LONGEST_WAIT)))}
 
     def _measure(self, answer: receivers.Answer, took: float) -> None:

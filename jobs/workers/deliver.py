@@ -114,7 +114,7 @@ class Sender:
         end = f"taken in {took:.2f} s" if answer.taken else answer.trouble
         text = "job %s: %s to %s, try %s: %s"
         level = logging.INFO if answer.taken else logging.WARNING
-        logger.log(level, text, row.job_id, row.event, row.host, row.tries, end, extra=row.log_fields)
+        logger.log(level, text, row.job_id, row.event, row.host, attempt.number, end, extra=row.log_fields)
 
 
 def answer_of(sending: Future[Answer]) -> Answer:

@@ -108,7 +108,9 @@ def test_neither_its_password_nor_its_query_is_shown_or_stored(api, submit, rece
     for text in seen:
         assert "hush" not in text
         assert "anna" not in text
-    assert unseal(Job.objects.get().webhook_url) == url
+    sealed = Job.objects.get().webhook_url
+    assert unseal(sealed) == url
+    assert sealed not in out.getvalue()
 
 
 def test_a_url_that_answered_410_gives_a_warning(api, submit, signing):

@@ -25,7 +25,7 @@ from tests.faults.proxy import Proxy
 from tests.processes import pids
 
 # Seconds between the tries of a webhook: nine, as the service has, for a receiver that is away so long.
-PAUSES = "5,30,60,90,90,90,90,90,90" if FULL else "0.5,1,1,1,1,2,2,2,2"
+PAUSES = "5,30,60,90,90,90,100,120,120" if FULL else "0.5,1,1,1,1,2,2,2,2"
 FINAL = ("completed", "failed", "cancelled")
 
 

@@ -150,6 +150,7 @@ def install(points: Failpoints) -> None:
     wrap(deliver, "claim", after=lambda tries, *_: tries and "delivery claimed")
     wrap(receivers, "post", before="delivery begun", after="delivery answered")
     wrap(deliveries.Try, "finish", after="delivery written")
+    deliveries.MARGIN = 0.5  # so that a death is noticed in seconds
     deliveries.PAUSES = tuple(map(float, os.environ["WEBHOOK_PAUSES"].split(",")))
 
 

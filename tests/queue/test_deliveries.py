@@ -141,7 +141,22 @@ class TestClaim:
         heir.finish(TAKEN, 0.1)
 
         row = Delivery.objects.get()
-        assert (row.state, row.tries) == ("delivered", 2)
+        assert (row.state, row.tries) == ("delivered", 1)
+
+    def test_workers_that_die_use_up_no_tries_and_let_the_others_go_first(self):
+        event(owner="one")
+        for _ in range(20):
+            assert claim(1, 1)
+            Delivery.objects.update(lease_until=Now() - seconds(1))
+        event("b.example", owner="one")
+        Delivery.objects.filter(host="b.example:443").update(due_at=Now() - seconds(60))
+
+        assert hosts(claim(1, 1)) == ["b"]
+        [heir] = claim(1, 1)
+        heir.finish(BAD, 0.1)
+
+        row = Delivery.objects.get(host="a.example:443")
+        assert (row.state, row.tries) == ("pending", 1)
 
 
 class TestGone:

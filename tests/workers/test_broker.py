@@ -5,7 +5,7 @@ from django_q.brokers.orm import ORM
 from django_q.signals import pre_execute
 from django_q.signing import SignedPackage
 
-from jobs.queue.wake import RENDER, TASKS, wake
+from jobs.queue.wake import DELIVER, PUBLISH, RENDER, TASKS, wake
 from jobs.workers.broker import Broker
 
 pytestmark = pytest.mark.django_db
@@ -45,3 +45,21 @@ def test_messages_still_come_through(broker):
     [(row, _)] = broker.dequeue()
 
     assert row
+
+
+def test_a_cluster_with_two_tasks_is_woken_for_each():
+    broker = Broker(PUBLISH)
+    broker.wake(PUBLISH)
+    broker.wake(DELIVER)
+
+    packages = [SignedPackage.loads(broker.dequeue()[0][1])["func"] for _ in range(2)]
+
+    assert sorted(packages) == ["jobs.deliver.deliver", "jobs.publish.publish"]
+    assert broker.dequeue() is None
+
+
+def test_a_message_about_webhooks_goes_to_the_publish_cluster():
+    wake(DELIVER)
+
+    assert Broker(RENDER).dequeue() is None
+    assert Broker(PUBLISH).dequeue()
