@@ -145,6 +145,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "wanapi.middleware.Observe",
+    "wanapi.middleware.Compress",
     "wanapi.middleware.AnyHost",
     "wanapi.middleware.AdminForms",
     "django.middleware.security.SecurityMiddleware",
@@ -206,6 +207,7 @@ AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 # Not by user name: otherwise anybody could lock the operators out.
 AXES_LOCKOUT_PARAMETERS = ["ip_address"]
+AXES_LOCKOUT_CALLABLE = "wanapi.middleware.locked"
 AXES_CLIENT_IP_CALLABLE = "wanapi.middleware.client_ip"
 AXES_RESET_ON_SUCCESS = False  # otherwise an account's owner could try others' passwords for ever
 AXES_DISABLE_ACCESS_LOG = True

@@ -78,6 +78,9 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
         error = PayloadTooLarge()
     elif isinstance(error, UnreadablePostError):
         error = _unreadable(error)
+    elif isinstance(error, exceptions.UnsupportedMediaType) and "Content-Encoding" not in error.detail:
+        kinds = " or ".join(parser.media_type for parser in context["view"].parser_classes)
+        error.detail = f"Send the body as {kinds}, and say so in the Content-Type header."
     elif isinstance(error, exceptions.ValidationError):
         set_rollback()
         return _invalid(error.detail)
