@@ -250,12 +250,14 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],  # a browser that opens /docs has no key to send
     "SERVE_PERMISSIONS": [],
     "SERVE_INCLUDE_SCHEMA": False,
+    "SORT_OPERATIONS": False,  # they come as jobs/api/urls.py has them
+    "TAGS": [{"name": name} for name in ("Make a video", "Your jobs", "The service")],
     "PREPROCESSING_HOOKS": ["jobs.api.schema.without_slash"],
     "POSTPROCESSING_HOOKS": ["jobs.api.schema.without_marks"],  # in place of its own, which names states
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    "SWAGGER_UI_SETTINGS": {"persistAuthorization": False, "validatorUrl": None},
+    "SWAGGER_UI_SETTINGS": {"persistAuthorization": True, "validatorUrl": None},
 }
 
 # Two clusters share one queue table. A message only wakes a worker up; what is true of a job is in its row
