@@ -13,6 +13,7 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db import DataError
 from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.middleware.gzip import GZipMiddleware
 from django.shortcuts import render
 from django.utils.encoding import escape_uri_path
@@ -79,8 +80,8 @@ class Compress(GZipMiddleware):
     LEAST = 1024  # bytes
     TEXTS = ("text/", "application/json", "application/javascript", "application/vnd.oai", "image/svg")
 
-    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
-        short = not response.streaming and len(response.content) <= self.LEAST
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        short = isinstance(response, HttpResponse) and len(response.content) <= self.LEAST
         text = response.get("Content-Type", "").startswith(self.TEXTS)
         # get_token() leaves this mark, also where the browser has its cookie already.
         secret = request.path.startswith("/admin") or "CSRF_COOKIE_NEEDS_UPDATE" in request.META

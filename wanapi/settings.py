@@ -1,4 +1,4 @@
-"""Settings, all from the environment; the README has the table.
+"""Settings, all from the environment; docs/settings.md has the table.
 
 A secret may come from a file instead: API_KEY_FILE, SECRET_KEY_FILE, and so on for every variable.
 A value that cannot work stops the start with a sentence that names it.

@@ -25,7 +25,7 @@ ERRORS = {
 }
 # One answer of each, as it comes.
 SENTENCES = {
-    400: "prompt: The prompt must have 1 to 10,000 characters.",
+    400: "prompt: This field is required.",
     401: "Send a valid API key in the X-API-Key header.",
     403: "This key may not see the metrics: it needs the right to all jobs.",
     404: "There is no job with this id.",
