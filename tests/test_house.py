@@ -52,3 +52,13 @@ def packages(text):
 def test_what_make_serve_installs_is_all_that_the_service_and_its_stack_import(name):
     installed = re.findall(r"^([\w.-]+)==", (ROOT / "requirements-local.txt").read_text(), re.MULTILINE)
     assert {*packages(FILES[name].read_text())} <= {*installed}
+
+
+def test_only_targets_that_use_the_tests_or_the_tools_install_them():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z-]+): (\.venv/\w+)  ##.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+
+    assert {name for name, stamp, _ in targets if name in ("demo", "serve") and stamp == ".venv/ready"}
+    for name, stamp, recipe in targets:
+        uses = re.search(r"pytest|ruff|mypy|importlinter|tests\.mutants", recipe)
+        assert stamp == (".venv/tests" if uses else ".venv/ready"), name
