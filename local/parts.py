@@ -24,6 +24,10 @@ S3_PYTHON = ROOT / ".venv-s3" / "bin" / "python"
 UNPRIVILEGED = "nobody"  # Postgres refuses to run as root
 
 
+class Problem(Exception):
+    """One sentence for the person at the terminal."""
+
+
 @dataclass(frozen=True)
 class Part:
     """A program of the stack. ``user``: whom to become first; None: stay who we are."""
@@ -116,6 +120,12 @@ def s3(folder: Path, *, port: int) -> Part:
             "LOG_LEVEL": "INFO",  # otherwise it would take the service's
         },
     )
+
+
+def door(*, host: str, port: int, to: str, bucket: str, signed_for: str) -> Part:
+    """What lets links through to the S3 server."""
+    where = ["--host", host.strip("[]"), "--port", str(port), "--to", to]
+    return Part([sys.executable, "-m", "local.door", *where, "--bucket", bucket, "--signed-for", signed_for])
 
 
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}

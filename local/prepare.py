@@ -1,4 +1,5 @@
-"""What must be there before the service starts: tables, bucket, the admin's user."""
+"""What must be there before the service starts: tables, bucket, the admin's user. S3 is tried with three
+objects, so that wrong keys are told now and not by the first job."""
 
 import os
 import sys
@@ -6,6 +7,7 @@ import time
 
 import boto3
 import django
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
@@ -21,6 +23,7 @@ def main() -> None:
     call_command("migrate", verbosity=0, skip_checks=True)
     make_admin()
     make_bucket()
+    try_s3()
 
 
 def wait_for_database() -> None:
@@ -48,11 +51,23 @@ def make_bucket() -> None:
 
     if not settings.S3_ENDPOINT_URL:
         return
-    s3 = boto3.client("s3", endpoint_url=settings.S3_ENDPOINT_URL)
+    patience = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 2})
+    s3 = boto3.client("s3", endpoint_url=settings.S3_ENDPOINT_URL, config=patience)
     try:
         s3.head_bucket(Bucket=settings.S3_BUCKET)
     except ClientError:
         s3.create_bucket(Bucket=settings.S3_BUCKET)
+
+
+def try_s3() -> None:
+    from jobs.management.commands import check_setup
+    from jobs.operators.health import Trouble
+
+    try:
+        if told := check_setup.s3():
+            print(f"S3: {told}")
+    except Trouble as trouble:
+        sys.exit(f"S3 cannot be used: {trouble}")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from comfy.client import shown
-from local.parts import ROOT
-from local.stack import Problem, Stack
+from local.greeting import greeting
+from local.parts import ROOT, Problem
+from local.reach import Reach, links_port
+from local.stack import Stack
 
 FOLDER = ROOT / ".local" / "serve"
 # Variables that, when set, are used instead of what the stack would choose or start itself.
 NAMES = """
-    API_KEY SECRET_KEY ALLOWED_HOSTS HOST PORT DATABASE_URL
+    API_KEY SECRET_KEY ALLOWED_HOSTS HOST PORT PUBLIC_ADDRESS S3_PORT DATABASE_URL
     COMFYUI_URL COMFYUI_INPUT_DIR COMFYUI_OUTPUT_DIR ENGINE_NAME WARM_UP
     WORKFLOW_PRESET PRESETS_DIR
     S3_BUCKET S3_ENDPOINT_URL S3_PUBLIC_ENDPOINT_URL
@@ -68,7 +69,7 @@ def main() -> None:
     env_file = FOLDER / "env"
     try:
         with only_one(FOLDER):
-            stack = Stack(FOLDER, given())
+            stack = make_stack(given())
             try:
                 print("Starting ...", flush=True)
                 stack.start()
@@ -89,6 +90,18 @@ def main() -> None:
         sys.exit(f"make serve: {problem}")
 
 
+def make_stack(given: dict[str, str]) -> Stack:
+    if {"S3_BUCKET", "S3_ENDPOINT_URL"} & given.keys():
+        return Stack(FOLDER, given)  # another S3: links lead straight to it
+    service = given.get("PORT", "8000")
+    port, moved = links_port(
+        FOLDER, Reach.of(given).listen, given.get("S3_PORT", ""), int(service) if service.isdecimal() else 0
+    )
+    stack = Stack(FOLDER, given, port)
+    stack.notes += [moved] if moved else []
+    return stack
+
+
 def stop_on_signals_no_more() -> None:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
@@ -99,24 +112,6 @@ def leave_settings(stack: Stack, path: Path) -> None:
     path.touch(mode=0o600)
     quoted = {name: value.replace("\\", "\\\\").replace("'", "\\'") for name, value in stack.env.items()}
     path.write_text("".join(f"{name}='{value}'\n" for name, value in quoted.items()))
-
-
-def greeting(stack: Stack) -> str:
-    engine = shown(stack.env["COMFYUI_URL"])
-    if "simulator" in stack.parts:
-        engine += "  (a SIMULATOR: it draws test cards, there is no model)"
-    login = f"user admin, password {stack.secrets['admin']}"
-    if "postgres" not in stack.parts:
-        login = "make a user: .venv/bin/python manage.py createsuperuser"
-    return (
-        "\nWANAPI is running.\n\n"
-        f"  API       {stack.url}\n"
-        f"  API key   {stack.env['API_KEY']}\n"
-        f"  Admin     {stack.url}/admin/  ({login})\n"
-        f"  ComfyUI   {engine}\n"
-        f"  Logs      {stack.logs.relative_to(ROOT)}/\n\n"
-        "Ctrl-C ends it; the data stays.\n"
-    )
 
 
 if __name__ == "__main__":

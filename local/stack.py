@@ -9,33 +9,31 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 
 from local import parts
-from local.parts import ROOT, Part
+from local.parts import ROOT, Part, Problem
+from local.reach import Reach, check_free
 from wanapi import values
 
-# For a server that listens on all addresses, the address by which this machine reaches it.
-THIS_MACHINE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 STARTUP = 60  # seconds that a part may take to answer
 SHUTDOWN = 9  # seconds until what does not stop is killed
 
 
-class Problem(Exception):
-    """One sentence for the person at the terminal."""
-
-
 class Stack:
     """One running stack with its data below ``folder``. A part that the settings in ``given`` name elsewhere
-    is not started."""
+    is not started. ``links_port``: where links lead to (local/door.py); 0: straight to the S3 server."""
 
-    def __init__(self, folder: Path, given: dict[str, str]):
+    def __init__(self, folder: Path, given: dict[str, str], links_port: int = 0):
+        self.reach = Reach.of(given)
+        self.links_port = links_port
+        self.notes: list[str] = []  # what to tell beside that it runs
         self.folder = folder.resolve()
         self.logs = self.folder / "log"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -60,16 +58,14 @@ class Stack:
 
     def _settings(self, given: dict[str, str]) -> dict[str, str]:
         env = {name: self.secrets[name] for name in ("SECRET_KEY", "API_KEY")}
-        env |= {"HOST": "127.0.0.1", "PORT": "8000"}
+        env |= {"PORT": "8000", "ALLOWED_HOSTS": self.reach.allowed_hosts}
         if "DATABASE_URL" not in given:
             port = parts.free_port()
             password = self.secrets["postgres"]
             self.parts["postgres"] = parts.postgres(self.folder, port=port, password=password)
             env["DATABASE_URL"] = parts.database_url(port, password)
         if "S3_ENDPOINT_URL" not in given and "S3_BUCKET" not in given:
-            port = parts.free_port()
-            self.parts["s3"] = parts.s3(self.folder, port=port)
-            env |= parts.S3_KEYS | {"S3_ENDPOINT_URL": f"http://127.0.0.1:{port}", "S3_BUCKET": "wanapi"}
+            env |= self._s3(given)
             given = {name: value for name, value in given.items() if name not in parts.S3_KEYS}
         if "COMFYUI_URL" not in given:
             port = parts.free_port()
@@ -79,19 +75,34 @@ class Stack:
             env["WARM_UP"] = "false"
             for kind in ("INPUT", "OUTPUT"):
                 env[f"COMFYUI_{kind}_DIR"] = str(self.folder / "comfyui" / kind.lower())
-        return env | given
+        return env | given | {"HOST": self.reach.listen}
+
+    def _s3(self, given: dict[str, str]) -> dict[str, str]:
+        port = parts.free_port()
+        self.parts["s3"] = parts.s3(self.folder, port=port)
+        url, bucket = f"http://127.0.0.1:{port}", "wanapi"
+        env = parts.S3_KEYS | {"S3_ENDPOINT_URL": url, "S3_BUCKET": bucket}
+        if self.links_port:
+            default = f"http://{self.reach.public}:{self.links_port}"
+            env["S3_PUBLIC_ENDPOINT_URL"] = public = given.get("S3_PUBLIC_ENDPOINT_URL", default)
+            self.parts["door"] = parts.door(
+                host=self.reach.listen,
+                port=self.links_port,
+                to=url,
+                bucket=bucket,
+                signed_for=urlsplit(public).netloc,
+            )
+        return env
 
     @property
     def url(self) -> str:
-        return f"http://{THIS_MACHINE.get(self.host, self.host)}:{self.env['PORT']}"
+        """For this machine."""
+        return f"http://{self.reach.here}:{self.env['PORT']}"
 
     @property
-    def host(self) -> str:
-        """With brackets, if it is an address of IPv6."""
-        try:
-            return values.listen_address(self.env["HOST"])
-        except ValueError as error:
-            raise Problem(f"HOST {error}.") from None
+    def public_url(self) -> str:
+        """For clients."""
+        return f"http://{self.reach.public}:{self.env['PORT']}"
 
     def _programs(self) -> dict[str, Part]:
         python = sys.executable
@@ -152,6 +163,7 @@ class Stack:
             start_new_session=True,  # Ctrl-C must reach us alone: we stop everything in order
         )
         self._wait("s3", self.env.get("S3_ENDPOINT_URL", ""))
+        self._wait("door", f"http://{self.reach.here}:{self.links_port}")
         self._wait("simulator", self.env["COMFYUI_URL"])
         prepared = subprocess.run(
             [sys.executable, "-m", "local.prepare"],
@@ -162,25 +174,21 @@ class Stack:
         )
         if prepared.returncode:
             raise Problem(prepared.stderr.strip() or "The database could not be prepared.")
+        self.notes += prepared.stdout.splitlines()
         self._wait("web", f"{self.url}/health")
 
     def _check_port(self) -> None:
-        port = self.env["PORT"]
+        host, port = self.reach.listen, self.env["PORT"]
         try:
-            family, *_, address = socket.getaddrinfo(
-                self.host.strip("[]"), values.number(1, 65535)(port), type=socket.SOCK_STREAM
-            )[0]
-            with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
+            check_free(host, values.number(1, 65535)(port))
         except (OSError, ValueError) as error:
             raise Problem(
-                f"The service cannot listen on {self.host}:{port} ({error}); choose another with PORT=...."
+                f"The service cannot listen on {host}:{port} ({error}); choose another with PORT=...."
             ) from None
 
     def _wait(self, name: str, url: str) -> None:
         """Waits until the part gives any answer; for parts that are not ours it does not wait."""
-        if name in ("s3", "simulator") and name not in self.parts:
+        if name != "web" and name not in self.parts:
             return
         deadline = time.monotonic() + STARTUP
         while time.monotonic() < deadline:

@@ -2,6 +2,7 @@
 
 import logging
 from contextvars import ContextVar
+from time import monotonic
 from typing import Any
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -25,6 +26,23 @@ class NoQuotes(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if str(record.msg).startswith("Invalid request from "):
             record.msg = record.msg.partition(": ")[0]
+        return True
+
+
+class Seldom:
+    """For a line that would come again and again while a trouble lasts: it is due at once, and the same line
+    again after a minute."""
+
+    PAUSE = 60.0  # seconds
+
+    def __init__(self) -> None:
+        self._last, self._until = "", 0.0
+
+    def due(self, line: str) -> bool:
+        now = monotonic()
+        if line == self._last and now < self._until:
+            return False
+        self._last, self._until = line, now + self.PAUSE
         return True
 
 

@@ -9,9 +9,13 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from django.conf import settings
+from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db import DataError
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.middleware.gzip import GZipMiddleware
+from django.shortcuts import render
 from django.utils.encoding import escape_uri_path
 from prometheus_client import Histogram
 
@@ -69,6 +73,21 @@ def route(request: HttpRequest) -> str:
     return "/" + re.sub(r"\(\?P<(\w+)>[^)]*\)", r"{\1}", match.route).strip("^$").rstrip("/?")
 
 
+class Compress(GZipMiddleware):
+    """Compresses texts of more than LEAST bytes, but no page with a CSRF token: whoever can put text of his
+    own into a page, and sees how long its compressed form is, can find out its secrets (BREACH)."""
+
+    LEAST = 1024  # bytes
+    TEXTS = ("text/", "application/json", "application/javascript", "application/vnd.oai", "image/svg")
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        short = isinstance(response, HttpResponse) and len(response.content) <= self.LEAST
+        text = response.get("Content-Type", "").startswith(self.TEXTS)
+        # get_token() leaves this mark, also where the browser has its cookie already.
+        secret = request.path.startswith("/admin") or "CSRF_COOKIE_NEEDS_UPDATE" in request.META
+        return response if short or secret or not text else super().process_response(request, response)
+
+
 class AdminForms:
     """Errors of requests to the admin that its pages do not catch. The API has checks of its own."""
 
@@ -83,8 +102,10 @@ class AdminForms:
         return self.answer(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        """A 400 for a value that Postgres or Python refuses: a NUL, a text that is too long, a word where an
-        id is expected, the year 99999999. A 503 if the database is away."""
+        """A page for what is not there. A 400 for a value that Postgres or Python refuses: a NUL, a text that
+        is too long, a word where an id is expected, the year 99999999. A 503 if the database is away."""
+        if request.path.startswith("/admin") and isinstance(error, Http404):
+            return render(request, "admin/404.html", admin.site.each_context(request), status=404)
         if request.path.startswith("/admin") and isinstance(error, AWAY):
             logger.error("the database: %s", error)
             text = "The database is not available; please try again later."
@@ -113,6 +134,14 @@ class AnyHost:
         if any(page.fullmatch(request.path) for page in pages):
             request.get_host = lambda: "localhost"  # type: ignore[method-assign]
         return self.answer(request)
+
+
+def locked(request: HttpRequest, *_: object) -> HttpResponse:
+    """For an address with too many wrong passwords (django-axes). Each further try begins the time anew."""
+    wait = int(settings.AXES_COOLOFF_TIME.total_seconds())
+    page = render(request, "console/locked.html", {"minutes": wait // 60}, status=429)
+    page["Retry-After"] = str(wait)
+    return page
 
 
 def client_ip(request: HttpRequest) -> str:

@@ -1,4 +1,4 @@
-"""Settings, all from the environment; the README has the table.
+"""Settings, all from the environment; docs/settings.md has the table.
 
 A secret may come from a file instead: API_KEY_FILE, SECRET_KEY_FILE, and so on for every variable.
 A value that cannot work stops the start with a sentence that names it.
@@ -154,6 +154,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "wanapi.middleware.Observe",
+    "wanapi.middleware.Compress",
     "wanapi.middleware.AnyHost",
     "wanapi.middleware.AdminForms",
     "django.middleware.security.SecurityMiddleware",
@@ -222,6 +223,7 @@ AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 # Not by user name: otherwise anybody could lock the operators out.
 AXES_LOCKOUT_PARAMETERS = ["ip_address"]
+AXES_LOCKOUT_CALLABLE = "wanapi.middleware.locked"
 AXES_CLIENT_IP_CALLABLE = "wanapi.middleware.client_ip"
 AXES_RESET_ON_SUCCESS = False  # otherwise an account's owner could try others' passwords for ever
 AXES_DISABLE_ACCESS_LOG = True
@@ -266,12 +268,14 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": [],
     "SERVE_INCLUDE_SCHEMA": False,
     "WEBHOOKS": ["jobs.api.schema.JOB_EVENT"],
+    "SORT_OPERATIONS": False,  # they come as jobs/api/urls.py has them
+    "TAGS": [{"name": name} for name in ("Make a video", "Your jobs", "The service")],
     "PREPROCESSING_HOOKS": ["jobs.api.schema.without_slash"],
     "POSTPROCESSING_HOOKS": ["jobs.api.schema.without_marks"],  # in place of its own, which names states
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    "SWAGGER_UI_SETTINGS": {"persistAuthorization": False, "validatorUrl": None},
+    "SWAGGER_UI_SETTINGS": {"persistAuthorization": True, "validatorUrl": None},
 }
 
 # Two clusters share one queue table. A message only wakes a worker up; what is true of a job is in its row

@@ -2,6 +2,7 @@
 
 from django.contrib import admin
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 handler400 = "jobs.api.errors.bad_request"
 handler403 = "jobs.api.errors.forbidden"
@@ -11,6 +12,7 @@ handler500 = "jobs.api.errors.server_error"
 admin.autodiscover()
 
 urlpatterns = [
+    path("admin", RedirectView.as_view(url="/admin/")),
     path("admin/", admin.site.urls),
     path("", include("jobs.api.urls")),
 ]

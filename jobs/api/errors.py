@@ -34,6 +34,10 @@ class PayloadTooLarge(exceptions.APIException):
     default_detail = "The request body is too large."
 
 
+class WrongType(exceptions.APIException):
+    status_code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
+
+
 class Conflict(exceptions.APIException):
     status_code = status.HTTP_409_CONFLICT
 
@@ -78,6 +82,9 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
         error = PayloadTooLarge()
     elif isinstance(error, UnreadablePostError):
         error = _unreadable(error)
+    elif isinstance(error, exceptions.UnsupportedMediaType) and "Content-Encoding" not in error.detail:
+        kinds = " or ".join(parser.media_type for parser in context["view"].parser_classes)
+        error = WrongType(f"Send the body as {kinds}, and say so in the Content-Type header.")
     elif isinstance(error, exceptions.ValidationError):
         set_rollback()
         return _invalid(error.detail)

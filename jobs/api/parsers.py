@@ -36,10 +36,8 @@ class StrictJSONParser(JSONParser):
             )
         except RecursionError:
             raise ParseError("The JSON is nested too deeply.") from None
-        except ValueError:
-            raise ParseError(
-                "The body is not JSON in UTF-8. (Line breaks in a string must be escaped.)"
-            ) from None
+        except ValueError as error:
+            raise ParseError(_where(error)) from None
         if not isinstance(data, dict):
             raise ParseError("The body must be a JSON object.")
         return data
@@ -57,6 +55,17 @@ def _single_values(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(data) < len(pairs):
         raise ParseError("The JSON has a name twice in one object.")
     return data
+
+
+def _where(error: ValueError) -> str:
+    """A sentence about what is no JSON, which quotes nothing of it."""
+    if isinstance(error, json.JSONDecodeError):
+        place = f"line {error.lineno}, column {error.colno}: {error.msg.removesuffix(' at')}"
+        hint = " (A line break in a string is written \\n.)" if "control character" in error.msg else ""
+        return f"The body is not JSON: {place}.{hint}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"The body is not JSON in UTF-8: byte {error.start + 1} is of another encoding."
+    return "The body is not JSON in UTF-8: it has a number that JSON does not know."
 
 
 def _refuse(constant: str) -> None:

@@ -84,6 +84,12 @@ class Number(serializers.FloatField):
         return data
 
 
+class Choice(serializers.ChoiceField):
+    def __init__(self, choices: list[str], **options: Any):
+        right = f"This must be {', '.join(choices[:-1])} or {choices[-1]}."
+        super().__init__(choices=choices, error_messages={"invalid_choice": right}, **options)
+
+
 class ImageUrlField(StrictCharField):
     def __init__(self, **options: Any):
         super().__init__(
@@ -128,9 +134,8 @@ class GenerateRequest(serializers.Serializer):
     size = StrictCharField(
         help_text="832x480, another WIDTHxHEIGHT, 480p, 720p, or auto", max_length=20, **OPTIONAL_TEXT
     )
-    fit = serializers.ChoiceField(
-        choices=["cut", "pad"],
-        error_messages={"invalid_choice": "This must be cut or pad."},
+    fit = Choice(
+        ["cut", "pad"],
         help_text="What to do with an image whose aspect is not the size's",
         **OPTIONAL_TEXT,
     )
@@ -209,7 +214,7 @@ class LimitField(serializers.Field):
 class JobsQuery(serializers.Serializer):
     """The query of GET /jobs."""
 
-    status = serializers.ChoiceField(choices=list(SHOWN_AS), required=False, help_text="Filter by status")
+    status = Choice(list(SHOWN_AS), required=False, help_text="Filter by status")
     limit = LimitField(
         default=100, help_text=f"Maximum number of jobs to return; more than {MAX_LISTED} is taken as that"
     )

@@ -1,5 +1,6 @@
 """What /openapi.json says of each operation beyond what its serializers show: errors, headers, examples."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
@@ -28,6 +29,29 @@ ERRORS = {
     429: "A limit of the key is reached.",
     503: "The database, the storage or the queue cannot take it now; try again later.",
 }
+# One answer of each, as it comes.
+SENTENCES = {
+    400: "prompt: This field is required.",
+    401: "Send a valid API key in the X-API-Key header.",
+    403: "This key may not see the metrics: it needs the right to all jobs.",
+    404: "There is no job with this id.",
+    408: "The request body came too slowly.",
+    409: "The job is finished (completed) and cannot be cancelled.",
+    411: "Send the body with a Content-Length; chunked bodies are not accepted.",
+    413: "The request body is too large.",
+    414: "The address is too long.",
+    415: "Send the body as application/json, and say so in the Content-Type header.",
+    422: "This Idempotency-Key was used with another request body; use a new key.",
+    429: "This key has 100 jobs queued, its limit is 100.",
+    503: "The database is not available; please try again later.",
+}
+
+WRONG_STATE = "status: This must be queued, processing, completed or failed."
+NOT_FINISHED = "The job is queued; cancel it before you delete it."
+NO_VIDEO_YET = "The job is queued; there is a video when it is completed."
+
+# The groups of /docs; SPECTACULAR_SETTINGS has their order.
+MAKE, JOBS, SERVICE = ("Make a video", "Your jobs", "The service")
 
 JOB_ID = OpenApiParameter(
     "job_id", {"type": "string", "format": "uuid"}, OpenApiParameter.PATH, description="The job identifier."
@@ -101,6 +125,7 @@ def _event(types: list[str]) -> dict[str, Any]:
 def submit(view: Any) -> Any:
     return extend_schema(
         operation_id="generate",
+        tags=[MAKE],
         summary="Submit a video generation job",
         description="Text-to-video, or image-to-video if an image is given. `image_base64` takes precedence.",
         parameters=[IDEMPOTENCY_KEY, RETRY_AFTER],
@@ -142,6 +167,7 @@ JOB_EVENT = OpenApiWebhook(
 def status(view: Any) -> Any:
     return extend_schema(
         operation_id="status",
+        tags=[MAKE],
         summary="Check a job's status",
         description="The `video_url` expires after an hour (a setting); each call gives a fresh one.",
         parameters=[JOB_ID, *WAITING],
@@ -155,10 +181,11 @@ def status(view: Any) -> Any:
 def list_jobs(view: Any) -> Any:
     return extend_schema(
         operation_id="list_jobs",
+        tags=[JOBS],
         summary="List jobs, newest first",
         description="Those that the key may see.",
         parameters=[requests.JobsQuery],
-        responses=_answers(answers.ListedJob(many=True), 400, 401, 414, 503),
+        responses=_answers(answers.ListedJob(many=True), 400, 401, 414, 503, told={400: WRONG_STATE}),
         examples=[
             _answered(
                 "One job",
@@ -178,6 +205,7 @@ def list_jobs(view: Any) -> Any:
 def job(view: Any) -> Any:
     return extend_schema(
         operation_id="job",
+        tags=[MAKE],
         summary="Everything about one job",
         description="Its stage, progress and times; here a cancelled job is `cancelled`.",
         parameters=[JOB_ID, *WAITING],
@@ -188,16 +216,19 @@ def job(view: Any) -> Any:
 def delete(view: Any) -> Any:
     return extend_schema(
         operation_id="delete_job",
+        tags=[JOBS],
         summary="Remove a finished job",
         description="Its row, its video and its image, for good.",
         parameters=[JOB_ID],
-        responses={204: OpenApiResponse(description="It is gone.")} | _errors(401, 404, 409, 503),
+        responses={204: OpenApiResponse(description="It is gone.")}
+        | _errors(401, 404, 409, 503, told={409: NOT_FINISHED}),
     )(view)
 
 
 def cancel(view: Any) -> Any:
     return extend_schema(
         operation_id="cancel_job",
+        tags=[JOBS],
         summary="Cancel a job",
         description="One that is queued or processing. `/status` and `/jobs` show it as `failed`.",
         parameters=[JOB_ID],
@@ -209,27 +240,32 @@ def cancel(view: Any) -> Any:
 def content(view: Any) -> Any:
     return extend_schema(
         operation_id="content",
+        tags=[MAKE],
         summary="The video",
         description="A redirect to its link. Many HTTP clients send their own headers, the key too, along "
         "with a redirect; `video_url` avoids that.",
         parameters=[JOB_ID],
-        responses={302: OpenApiResponse(description="To the presigned link.")} | _errors(401, 404, 409, 503),
+        responses={302: OpenApiResponse(description="To the presigned link.")}
+        | _errors(401, 404, 409, 503, told={409: NO_VIDEO_YET}),
     )(view)
 
 
 def poster(view: Any) -> Any:
     return extend_schema(
         operation_id="poster",
+        tags=[MAKE],
         summary="The first frame",
         description="A redirect to a JPEG of at most 416 pixels in width and height.",
         parameters=[JOB_ID],
-        responses={302: OpenApiResponse(description="To the presigned link.")} | _errors(401, 404, 409, 503),
+        responses={302: OpenApiResponse(description="To the presigned link.")}
+        | _errors(401, 404, 409, 503, told={409: NO_VIDEO_YET}),
     )(view)
 
 
 def presets(view: Any) -> Any:
     return extend_schema(
         operation_id="presets",
+        tags=[MAKE],
         summary="What may be asked for",
         description="Each preset with its kinds of job, and their parameters with defaults and limits.",
         responses=_answers(answers.Preset(many=True), 401, 503),
@@ -239,6 +275,7 @@ def presets(view: Any) -> Any:
 def health(view: Any) -> Any:
     return extend_schema(
         operation_id="health",
+        tags=[SERVICE],
         summary="Check if the server is running and the model is loaded",
         description="Needs no key, and answers within seconds also when the database does not.",
         auth=[],
@@ -250,6 +287,7 @@ def health(view: Any) -> Any:
 def live(view: Any) -> Any:
     return extend_schema(
         operation_id="live",
+        tags=[SERVICE],
         summary="Whether the process answers",
         description="Needs no key.",
         auth=[],
@@ -260,6 +298,7 @@ def live(view: Any) -> Any:
 def ready(view: Any) -> Any:
     return extend_schema(
         operation_id="ready",
+        tags=[SERVICE],
         summary="Whether a job could be accepted and rendered now",
         description="By part: null, or a sentence. Needs no key.",
         auth=[],
@@ -270,18 +309,31 @@ def ready(view: Any) -> Any:
 def metrics(view: Any) -> Any:
     return extend_schema(
         operation_id="metrics",
+        tags=[SERVICE],
         summary="Counters for Prometheus",
         description="Needs a key with the right to all jobs; on METRICS_PORT none.",
         responses={(200, "text/plain"): str} | _errors(401, 403),
     )(view)
 
 
-def _answers(success: Any, *errors: int) -> dict[int, Any]:
-    return {200: success} | _errors(*errors)
+def _answers(success: Any, *errors: int, told: Mapping[int, str] | None = None) -> dict[int, Any]:
+    return {200: success} | _errors(*errors, told=told)
 
 
-def _errors(*statuses: int) -> dict[int, OpenApiResponse]:
-    return {status: OpenApiResponse(answers.Error, ERRORS[status]) for status in statuses}
+def _errors(*statuses: int, told: Mapping[int, str] | None = None) -> dict[int, OpenApiResponse]:
+    """``told``: sentences of this operation, in place of those in SENTENCES."""
+    sentences = SENTENCES | dict(told or {})
+    return {
+        status: OpenApiResponse(answers.Error, ERRORS[status], examples=[_refused(status, sentences[status])])
+        for status in statuses
+    }
+
+
+def _refused(status: int, sentence: str) -> OpenApiExample:
+    field, _, reason = sentence.partition(": ")
+    errors = {"errors": {field: [reason]}} if status == 400 else {}
+    answer = {"detail": sentence} | errors
+    return OpenApiExample(f"Refused with {status}", answer, response_only=True, status_codes=[str(status)])
 
 
 def _asked(name: str, value: Any) -> OpenApiExample:

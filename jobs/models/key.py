@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import F, Max, Q
 from django.db.models.functions import Now
+from django.template.defaultfilters import pluralize
 from django.utils import timezone
 
 from jobs.models.clock import seconds
@@ -116,12 +117,15 @@ class ApiKey(models.Model):
         """Raises LimitReached if one job more, beside this many queued ones, would be too many."""
         most = settings.KEY_MAX_QUEUED if self.max_queued is None else self.max_queued
         if most and queued >= most:
-            raise LimitReached(f"This key has {queued} jobs queued, its limit is {most}.", wait=60)
+            raise LimitReached(
+                f"This key has {queued} job{pluralize(queued)} queued, its limit is {most}.", wait=60
+            )
         most = settings.KEY_MAX_PER_DAY if self.max_per_day is None else self.max_per_day
         now = timezone.now()
         if most and self.day == now.date() and self.jobs_on_day >= most:
             left = 86400 - (now.hour * 3600 + now.minute * 60 + now.second)
-            raise LimitReached(f"This key's {most} jobs of today (UTC) are used up.", wait=left)
+            used = "one job of today (UTC) is" if most == 1 else f"{most} jobs of today (UTC) are"
+            raise LimitReached(f"This key's {used} used up.", wait=left)
 
     def count_one(self) -> None:
         today = timezone.now().date()

@@ -7,6 +7,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Max
 from django.db.models.functions import Now
+from django.template.defaultfilters import pluralize
 
 from jobs.models import ApiKey, Event, Job, Served
 from jobs.models.clock import seconds
@@ -29,7 +30,9 @@ def check_limits(key: ApiKey | None) -> None:
     """Raises LimitReached if one job more of this key would be too many."""
     waiting = Job.objects.queued().count()
     if waiting >= settings.MAX_WAITING:
-        raise QueueFull(f"The queue is full: {waiting} jobs are waiting.", wait=60)
+        raise QueueFull(
+            f"The queue is full: {waiting} job{pluralize(waiting, ' is,s are')} waiting.", wait=60
+        )
     if key:
         key.check_limits(Job.objects.queued().filter(key=key).count())
 

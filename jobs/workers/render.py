@@ -23,6 +23,7 @@ from jobs.workers.comfy_side import ComfySide, Sick
 from jobs.workers.denials import Denials
 from jobs.workers.hold import WORKER, Cancellations, Heartbeat, remove_files, stopping
 from jobs.workers.rendering import Outcome, Prompt, Rendering
+from wanapi.logs import Seldom
 from wanapi.postgres import AWAY
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Memory:
     """What this process keeps from one task to the next, about its one engine."""
 
     denials: Denials = field(default_factory=Denials)
+    unreachable: Seldom = field(default_factory=Seldom)  # when to log again that ComfyUI does not answer
     images_after: float = 0.0  # until then no image job is begun, since S3 did not give an image
 
 
@@ -197,7 +199,8 @@ class Renderer:
         """Whether ComfyUI has not answered for a lease's time."""
         now = time.monotonic()
         self._unreachable_since = self._unreachable_since or now
-        logger.warning("engine %s: %s", self.engine, error.log)
+        if memory.unreachable.due(error.log):
+            logger.warning("engine %s: %s", self.engine, error.log)
         return now - self._unreachable_since >= settings.JOB_LEASE
 
     def _report(self, report: Callable[[], None]) -> None:

@@ -20,6 +20,7 @@ from jobs.models.engine import DISK_FULL, GPU_FAILED, Engine
 from jobs.queue import engines
 from jobs.queue.claim import waiting_for
 from jobs.workers import hold
+from wanapi.logs import Seldom
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class EngineWatch:
         self._missing_nodes: list[str] | None = None  # None: to be asked at the next look
         self._warm: threading.Thread | None = None  # the warm-up, or None if there was none yet
         self._relapses = Relapses()
+        self._unreachable = Seldom()
         self._lacks: list[str] = []  # what this watch reported last
         self._look_at = 0.0
         self._pause = TICK
@@ -170,7 +172,8 @@ class EngineWatch:
         return True
 
     def _away(self, engine: Engine, error: Unreachable) -> None:
-        if engine.ready or self._pause == TICK:
+        due = self._unreachable.due(error.log)
+        if engine.ready or due:
             logger.warning("engine %s: %s", engine.name, error.log)
         self._missing_nodes = self._warm = None
 

@@ -127,14 +127,27 @@ def test_a_byte_order_mark_before_the_body_does_no_harm(api, db, prompt):
     "body", [b"\xef\xbb\xbf" * 2 + b"{}", b"\xef\xbb\xbf", b"\xff\xfe{\0}\0", b"\xef\xbb{}"]
 )
 def test_what_only_looks_like_one_is_refused(api, body):
-    assert refused(api, body)["detail"].startswith("The body is not JSON in UTF-8.")
+    assert refused(api, body)["detail"].startswith("The body is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b'{"prompt":\n  "A cat" "seed": 1}', "line 2, column 11: Expecting ',' delimiter."),
+        (b'{"prompt": "A\ncat"}', "line 1, column 14: Invalid control character. (A line break"),
+        (b'{"prompt": "K\xe4tzchen"}', "byte 14 is of another encoding."),
+        (b'{"prompt": "A cat", "seed": NaN}', "it has a number that JSON does not know."),
+    ],
+)
+def test_it_says_where_a_body_is_no_json(api, body, sentence):
+    assert sentence in refused(api, body)["detail"]
 
 
 def test_it_refuses_other_content_types(api):
     answer = api.post("/generate", {"prompt": "A cat"})  # a form
 
     assert answer.status_code == 415
-    assert "detail" in answer.json()
+    assert "as application/json, and say so in the Content-Type header" in answer.json()["detail"]
 
 
 def test_it_refuses_a_compressed_body(api):

@@ -153,7 +153,7 @@ class TestLimits:
         answers = [caller.post(), api.post("/generate", {"prompt": "A cat"}, "application/json")]
 
         assert [(answer.status_code, answer["Retry-After"]) for answer in answers] == [(503, "60")] * 2
-        assert answers[0].json() == {"detail": "The queue is full: 1 jobs are waiting."}
+        assert answers[0].json() == {"detail": "The queue is full: 1 job is waiting."}
 
     def test_a_refused_image_leaves_nothing_in_s3(self, caller, settings, monkeypatch):
         stored = []

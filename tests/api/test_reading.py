@@ -120,6 +120,11 @@ class TestList:
         assert answer.status_code == 400
         assert list(answer.json()["errors"]) == [query.split("=")[0]]
 
+    def test_a_wrong_state_is_answered_with_the_right_ones(self, api):
+        errors = api.get("/jobs?status=done").json()["errors"]
+
+        assert errors == {"status": ["This must be queued, processing, completed or failed."]}
+
 
 class TestEverything:
     def test_a_job_under_way(self, api):

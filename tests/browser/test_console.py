@@ -139,3 +139,18 @@ def test_the_page_of_the_api_works_without_the_internet(page, stack):
     expect(page.locator(".opblock-summary-path", has_text=re.compile("generate"))).to_be_visible()
     shoot(page, "docs")
     assert {url.split("/")[2] for url in asked if url.startswith("http")} == {stack.url.split("/")[2]}
+
+
+def test_the_key_of_the_page_of_the_api_survives_a_reload(page, stack):
+    page.goto(f"{stack.url}/docs")
+    page.click(".btn.authorize")
+    page.fill("#api_key_value", stack.env["API_KEY"])
+    page.click(".auth-btn-wrapper .authorize")
+    page.click(".btn-done")
+
+    page.reload()
+
+    operation = page.locator("#operations-Your_jobs-list_jobs")
+    for button in (".opblock-summary-control", ".try-out__btn", ".execute"):
+        operation.locator(button).click()
+    expect(operation.locator("tbody .response-col_status").first).to_have_text("200")

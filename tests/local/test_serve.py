@@ -14,10 +14,9 @@ import pytest
 import requests
 
 from local.parts import ROOT, free_port
-from local.serve import greeting
 from local.stack import Problem, Stack
 from tests.factories import ipv6
-from tests.stack import ENV, FOLDER, SHORT_LEASES
+from tests.stack import ENV, FOLDER, S3_URL, SHORT_LEASES
 
 MARK = "WANAPI_TEST_MARK"
 # Whoever asks it for 127.0.0.1 gets no answer.
@@ -39,6 +38,9 @@ def checkout(tmp_path_factory):
             shutil.copy2(ROOT / name, folder / name)
     for name in (".venv", ".venv-s3"):
         (folder / name).symlink_to(ROOT / name)
+    kept = folder / ".local" / "serve" / "s3-port"  # other runs of these tests may be at 9000
+    kept.parent.mkdir(parents=True)
+    kept.write_text(str(free_port()))
     return folder
 
 
@@ -156,6 +158,12 @@ def test_after_kill_9_of_everything_it_works_again_with_its_data(serve):
         assert time.monotonic() < deadline, answer
         assert answer["status"] in ("queued", "processing"), answer
         time.sleep(0.2)
+    again.process.send_signal(signal.SIGTERM)
+    again.gone(within=10)
+
+    serve(API_KEY="k").wait_until_it_runs()
+
+    assert requests.get(answer["video_url"], timeout=10).status_code == 200  # links survive a restart
 
 
 def test_a_port_in_use_is_said_in_one_sentence(serve):
@@ -234,6 +242,8 @@ def test_a_host_that_cannot_be_is_one_sentence(outside, host):
     [
         ("PORT_FILE", "/dev", "PORT_FILE must name a text file that can be read, not '/dev'."),
         ("HOST", "https://a.example", "HOST must be an address or a name of this machine"),
+        ("PUBLIC_ADDRESS", "http://gpu", "PUBLIC_ADDRESS must be an address or a name of this machine"),
+        ("S3_PORT", "many", "S3_PORT must be a number from 1 to 65535, not 'many'."),
         ("KEEPALIVE", "long", "wanapi: KEEPALIVE must be a number from 1 to 3600, not 'long'."),
     ],
 )
@@ -246,5 +256,12 @@ def test_a_setting_that_cannot_work_ends_it_with_a_sentence(serve, name, value, 
     assert "Traceback" not in output
 
 
-def test_the_greeting_shows_no_password(outside):
-    assert "Hush" not in greeting(outside(COMFYUI_URL="http://comfy:Hush@h", HOST="127.0.0.1"))
+def test_wrong_keys_of_s3_are_said_before_it_says_that_it_runs(serve):
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "wrong"}
+    refused = serve(S3_ENDPOINT_URL=S3_URL, S3_BUCKET="wanapi", **keys)
+    output = refused.process.communicate(timeout=60)[0]
+
+    assert refused.process.returncode
+    assert "make serve: S3" in output
+    assert "running" not in output
+    assert "Traceback" not in output

@@ -149,7 +149,7 @@ def test_the_keys_limits_hold_and_no_images_are_left_behind(admin, key, framed):
     before = [*storage.listed("inputs/")]
     ApiKey.objects.update(max_queued=1)
 
-    assert said(admin, job) == ["Nothing was submitted. This key has 1 jobs queued, its limit is 1."]
+    assert said(admin, job) == ["Nothing was submitted. This key has 1 job queued, its limit is 1."]
     assert Job.objects.get() == job
     assert [*storage.listed("inputs/")] == before
 

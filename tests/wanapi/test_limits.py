@@ -11,8 +11,8 @@ from wanapi import limits
 from wanapi.within import Threads
 
 
-def test_the_readme_says_how_many_threads_a_web_process_has():
-    [told] = re.findall(r"gunicorn processes, (\d+) threads each", (ROOT / "README.md").read_text())
+def test_the_docs_say_how_many_threads_a_web_process_has():
+    [told] = re.findall(r"gunicorn processes, (\d+) threads each", (ROOT / "docs/settings.md").read_text())
 
     assert int(told) == limits.THREADS
 

@@ -54,6 +54,14 @@ def test_the_admins_login_is_locked_for_whoever_tries_five_wrong_passwords(clien
     assert login(client, "chief", "right", "198.51.100.1") == 429
 
 
+def test_a_locked_login_says_for_how_long(client, chief):
+    form = {"username": "chief", "password": "wrong"}
+    answers = [client.post("/admin/login/", form) for _ in range(5)]
+
+    assert "opens again 15 minutes after the last try" in answers[-1].text
+    assert answers[-1]["Retry-After"] == "900"
+
+
 def test_a_login_of_ones_own_gives_no_new_tries(client, chief):
     get_user_model().objects.create_user("viewer", password="known", is_staff=True)
 

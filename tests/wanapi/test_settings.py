@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from comfy import presets
 from jobs.workers import cluster
+from local import serve
 from local.parts import ROOT
 from wanapi import environment
 from wanapi import settings as module
@@ -160,13 +161,48 @@ def test_each_setting_is_in_the_table_of_bad_values():
     assert set(BAD) | ANY_TEXT == set(environment.env.dump())
 
 
-def test_the_readmes_table_has_each_setting_and_no_other():
-    rows = re.findall(
-        r"^\| (`[A-Z0-9_]+`(?:, `[A-Z0-9_]+`)*) \|", (ROOT / "README.md").read_text(), re.MULTILINE
-    )
-    of_others = {*environment.AWS_KEYS, "AWS_DEFAULT_REGION", "SIMULATOR_SECONDS_PER_STEP"}
+ROWS = re.findall(
+    r"^\| (`[A-Z0-9_]+`(?:, `[A-Z0-9_]+`)*) \| (.*?) \|",
+    (ROOT / "docs/settings.md").read_text(),
+    re.MULTILINE,
+)
 
-    assert set(re.findall(r"[A-Z0-9_]+", " ".join(rows))) == set(BAD) | ANY_TEXT | of_others
+
+def test_the_table_in_the_docs_has_each_setting_and_no_other():
+    of_others = {*environment.AWS_KEYS, "AWS_DEFAULT_REGION", "SIMULATOR_SECONDS_PER_STEP"}
+    of_make_serve = {"PUBLIC_ADDRESS", "S3_PORT"}
+
+    told = set(re.findall(r"[A-Z0-9_]+", " ".join(names for names, _ in ROWS)))
+    assert told == set(BAD) | ANY_TEXT | of_others | of_make_serve
+    assert of_make_serve < set(serve.NAMES.split())
+
+
+def told_defaults():
+    """Each setting with its default, where the table has the value itself and no words about it."""
+    for names, told in ROWS:
+        names = re.findall(r"[A-Z0-9_]+", names)
+        values = told.split(", ") if len(names) > 1 else [told]
+        if len(names) == len(values):
+            yield from zip(names, (value.strip("`") for value in values), strict=True)
+
+
+def shown(value):
+    if isinstance(value, list):
+        return ",".join(value) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value or "none")
+
+
+SAID_IN_WORDS = {"S3_ENDPOINT_URL", "S3_PUBLIC_ENDPOINT_URL", "ENGINE_NAME", *NEEDED}
+
+
+@pytest.mark.parametrize(("name", "told"), [pair for pair in told_defaults() if pair[0] in {*BAD, *ANY_TEXT}])
+def test_the_docs_tell_the_default(load, name, told):
+    if name in NEEDED:
+        assert told == "needed"
+    elif name not in SAID_IN_WORDS:
+        assert told in (shown(default := load(**{name: ""})[name]), str(default))
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -354,7 +354,7 @@ class TestTroubleInComfyUI:
 
         eventually(lambda: now(job).rendered_at)
 
-    def test_while_it_does_not_answer_nothing_is_burned(self, submit, engine, settings):
+    def test_while_it_does_not_answer_nothing_is_burned(self, submit, engine, settings, caplog):
         settings.JOB_LEASE = 3
         Engine.objects.update(url="http://127.0.0.1:1")
         submit()
@@ -364,6 +364,7 @@ class TestTroubleInComfyUI:
         job = Job.objects.get()
         assert (job.status, job.attempt, job.render, job.lease_until) == ("queued", 0, 0, None)
         assert not Engine.objects.get().ready
+        assert caplog.text.count("does not answer") == 1
 
     def test_without_an_engine_of_its_own_a_worker_takes_nothing(self, submit):
         submit()

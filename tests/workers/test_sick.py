@@ -158,6 +158,15 @@ def test_a_wakeup_is_not_sent_to_a_sick_engine(submit, watch, engine):
     assert not list(waiting(watch))
 
 
+def test_that_comfyui_does_not_answer_is_said_once_a_minute(watch, caplog):
+    Engine.objects.update(url="http://127.0.0.1:1", ready=False)
+
+    for _ in range(5):
+        watch.tick()
+
+    assert caplog.text.count("does not answer") == 1
+
+
 class TestWarmUp:
     @pytest.fixture(autouse=True)
     def cold(self, engine, settings):
