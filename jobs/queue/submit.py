@@ -46,7 +46,7 @@ def submit(job: Job, detail: str = "") -> Job:
     its idempotency key was used already. If another request with the same idempotency key is just being
     accepted, this one waits for it. ``detail`` says how it came about, if not by a client's request."""
     with transaction.atomic():
-        _one_after_the_other()
+        one_after_the_other()
         if job.key_id:
             job.key = ApiKey.objects.get(pk=job.key_id)
             job.priority = job.key.priority
@@ -70,7 +70,7 @@ def requeue(jobs: JobQuerySet, detail: str = "") -> int:
     else's. ``detail`` says who wanted it. Returns how many were requeued."""
     cleared: dict[str, Any] = dict.fromkeys(COUNTERS, 0)
     with transaction.atomic():
-        _one_after_the_other()
+        one_after_the_other()
         chosen = list(jobs.filter(status__in=REQUEUABLE).values_list("pk", flat=True))
         count = change(
             Job.objects.filter(pk__in=chosen, status__in=REQUEUABLE),
@@ -112,7 +112,7 @@ def _give_turns(jobs: JobQuerySet) -> None:
     Job.objects.bulk_update(chosen, ["turn"], batch_size=1000)
 
 
-def _one_after_the_other() -> None:
+def one_after_the_other() -> None:
     """Takes a lock that holds until the transaction ends, so that submits and requeues wait for each other:
     then limits are exact, and each turn is given once. It must be taken before any row is locked."""
     with connection.cursor() as cursor:
