@@ -68,6 +68,11 @@ class JobQuerySet(models.QuerySet["Job"]):
         """Unfinished renders whose prompts may be in this engine's ComfyUI, held or not."""
         return self.filter(engine=engine, rendered_at=None).exclude(status__in=FINAL)
 
+    def begun_on_any(self) -> "JobQuerySet":
+        return self.filter(
+            status__in=["queued", "processing"], rendered_at=None, engine__isnull=False
+        ).order_by("started_at", "id")
+
     def to_render(self) -> "JobQuerySet":
         return self.queued().filter(Q(not_before=None) | Q(not_before__lte=Now()), lease_until=None)
 

@@ -45,8 +45,7 @@ def situation() -> dict[str, Any]:
 
 def at_work(engines: Sequence[Engine], left: dict[Any, int]) -> list[dict[str, Any]]:
     """Each engine with the job that it renders, and the number of those that wait behind it."""
-    begun = Job.objects.filter(status__in=["queued", "processing"], rendered_at=None, engine__isnull=False)
-    jobs = list(begun.select_related("key").order_by("started_at"))
+    jobs = list(Job.objects.begun_on_any())
     found = []
     for engine in engines:
         own = [job for job in jobs if job.engine_id == engine.pk]
@@ -55,6 +54,7 @@ def at_work(engines: Sequence[Engine], left: dict[Any, int]) -> list[dict[str, A
             {
                 "engine": engine,
                 "tone": tone(engine),
+                "badge": badge(engine),
                 "advice": troubles.advice(engine),
                 "job": job,
                 "image": storage.link(job.input_keys[0]) if job and job.input_keys else "",
@@ -69,6 +69,13 @@ def tone(engine: Engine) -> str:
     if engine.state == "ready":
         return "well"
     return "unwell" if troubles.advice(engine) else "between"
+
+
+def badge(engine: Engine) -> str:
+    """Its state in few words; what it lacks and its trouble are told beside it."""
+    if engine.state.startswith("lacks "):
+        return "lacks files"
+    return "cannot work" if engine.state == engine.trouble else engine.state
 
 
 def _waiting(left: dict[Any, int]) -> list[dict[str, Any]]:

@@ -40,9 +40,11 @@ def parts(job: Job) -> str:
     """The parts of its way, for a hint."""
     told = [f"waited {duration(job.created_at, job.started_at or job.finished_at or now())}"]
     if job.started_at and job.status != Job.Status.QUEUED:
-        told.append(f"rendered {duration(job.started_at, job.rendered_at or job.finished_at or now())}")
+        verb = "rendered" if job.rendered_at or job.finished_at else "renders since"
+        told.append(f"{verb} {duration(job.started_at, job.rendered_at or job.finished_at or now())}")
     if job.rendered_at:
-        told.append(f"published {duration(job.rendered_at, job.finished_at or now())}")
+        verb = "published" if job.finished_at else "publishes since"
+        told.append(f"{verb} {duration(job.rendered_at, job.finished_at or now())}")
     return ", ".join(told)
 
 
