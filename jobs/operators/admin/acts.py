@@ -44,11 +44,22 @@ class Act:
     loses: str = ""
 
 
+class Interrupted(Exception):
+    """S3 failed when some were done already."""
+
+    def __init__(self, done: int, why: storage.StorageError):
+        super().__init__(f"S3 failed; the others stay: {why}")
+        self.done = done
+
+
 def _purge(jobs: JobQuerySet, detail: str) -> int:
     count = 0
     for job in jobs:
-        with storage.slot():
-            purged = purge(job)
+        try:
+            with storage.slot():
+                purged = purge(job)
+        except storage.StorageError as error:
+            raise Interrupted(count, error) from error
         if purged:
             logger.info("job %s: purged %s", job.pk, detail)  # there is no other trace of it
         count += purged
@@ -113,9 +124,9 @@ def ask(page: ModelAdmin, request: HttpRequest, jobs: JobQuerySet, act: Act, **m
 def _do(page: ModelAdmin, request: HttpRequest, jobs: JobQuerySet, act: Act) -> int:
     try:
         return act.do(jobs, f"by {request.user}")
-    except storage.StorageError as error:
-        page.message_user(request, f"S3 failed; the others stay: {error}", messages.ERROR)
-        return 0
+    except Interrupted as error:
+        page.message_user(request, str(error), messages.ERROR)
+        return error.done
 
 
 def _tell(page: ModelAdmin, request: HttpRequest, act: Act, done: int, others: int) -> None:

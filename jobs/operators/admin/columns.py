@@ -1,7 +1,5 @@
 """The six columns of the list of jobs."""
 
-from typing import ClassVar
-
 from django.contrib import admin
 from django.utils.html import format_html
 from django.utils.text import Truncator
@@ -49,9 +47,6 @@ def parts(job: Job) -> str:
 
 
 class Columns:
-    list_display: ClassVar[tuple[str, ...]] = ("thumbnail", "told", "stands", "from_key", "age", "time")
-    list_display_links: ClassVar = None
-
     @admin.display(description="video")
     def thumbnail(self, job: Job) -> str:
         if job.status != Job.Status.COMPLETED:

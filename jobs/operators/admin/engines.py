@@ -92,10 +92,8 @@ class EngineAdmin(ReadOnlyAdmin):
             engine.begun = [job for job in jobs if job.engine_id == engine.pk]
         return found
 
-    def render_change_form(self, request: HttpRequest, context: Any, **more: Any) -> HttpResponse:
-        if engine := more.get("obj"):
-            context.update(told(engine, self.has_manage_permission(request)))
-        return super().render_change_form(request, context, **more)
+    def top(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        return told(row, self.has_manage_permission(request))
 
     @admin.action(description="Pause the selected engines", permissions=["manage"])
     def pause(self, request: HttpRequest, engines: EngineQuerySet) -> HttpResponse | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -77,7 +77,8 @@ def _buttons(job: Job) -> list[dict[str, Any]]:
 def timeline(job: Job) -> list[dict[str, Any]]:
     """Each event with the time since the one before, its reason, and who did it."""
     events = list(job.events.defer("graph").order_by("-at", "-pk")[:EVENTS])[::-1]
-    found, before = [], None
+    found: list[dict[str, Any]] = []
+    before: datetime | None = None
     for event in events:
         passed = event.at - before if before else None
         short, _, rest = event.detail.strip().partition("\n")

@@ -27,11 +27,13 @@ LOOKUPS = {
 }
 SEARCHED = 50_000  # prompts at most, since there is no index of their words
 QUEUE = ("priority", "turn", "worker", "fence", "lease_until", "not_before")
-FOLDED = {"classes": ("collapse",)}
+FOLDED: Any = {"classes": ("collapse",)}
 
 
 @admin.register(Job)
 class JobAdmin(Columns, Details, ReadOnlyAdmin):
+    list_display = ("thumbnail", "told", "stands", "from_key", "age", "time")
+    list_display_links = None
     list_filter = ("status", "kind", PresetFilter, "engine", "key", "created_at")
     search_fields = ("id", "prompt")  # get_search_results() has its own way
     search_help_text = f"An id, or words of the prompt: of the newest {SEARCHED:,} that the filters leave."
@@ -71,10 +73,8 @@ class JobAdmin(Columns, Details, ReadOnlyAdmin):
         found.gallery = with_view(request)
         return found
 
-    def render_change_form(self, request: HttpRequest, context: Any, **more: Any) -> HttpResponse:
-        if obj := more.get("obj"):
-            context.update(told(obj, self.has_manage_permission(request)))
-        return super().render_change_form(request, context, **more)
+    def top(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        return told(row, self.has_manage_permission(request))
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         """The newest first; queued jobs alone in the order in which they will be claimed."""

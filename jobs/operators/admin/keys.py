@@ -44,15 +44,12 @@ class ApiKeyAdmin(admin.ModelAdmin):
         address = request.build_absolute_uri("/generate")
         self.message_user(request, format_html(NEW, key=text, address=address), messages.WARNING, "key")
 
-    def formfield_for_dbfield(self, field: Any, request: HttpRequest, **options: Any) -> Any:
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """The real defaults, since nobody knows what KEY_MAX_QUEUED is set to."""
-        found = super().formfield_for_dbfield(field, request, **options)
-        for name, most in (
-            ("max_queued", settings.KEY_MAX_QUEUED),
-            ("max_per_day", settings.KEY_MAX_PER_DAY),
-        ):
-            if field.name == name:
-                found.help_text = f"Empty: {most or 'no limit'}, the default. 0: no limit."
+        found: Any = super().formfield_for_dbfield(db_field, request, **kwargs)
+        limits = {"max_queued": settings.KEY_MAX_QUEUED, "max_per_day": settings.KEY_MAX_PER_DAY}
+        if db_field.name in limits:
+            found.help_text = f"Empty: {limits[db_field.name] or 'no limit'}, the default. 0: no limit."
         return found
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
