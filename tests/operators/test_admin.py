@@ -254,7 +254,11 @@ class TestEngines:
     def test_one_that_is_ready(self, admin, engine):
         text = page(admin, ENGINES)
 
-        assert (cell(text, "name"), cell(text, "stands"), cell(text, "missing_files")) == ("sim", "ready", "-")
+        assert (cell(text, "name"), cell(text, "stands"), cell(text, "missing_files")) == (
+            "sim",
+            "ready",
+            "-",
+        )
         assert "fast: first-last-frame, image-to-video, text-to-video" in cell(text, "can_run")
         assert cell(text, "seen") == "0 s ago"
 

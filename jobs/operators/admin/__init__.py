@@ -1,11 +1,11 @@
-"""The operators' pages: a file for each of jobs, engines and keys, which registers its page."""
+"""The operators' pages: a file for each of jobs, engines, keys and users, which registers its page."""
 
 from django.contrib import admin
 from django_q.models import Failure, OrmQ, Schedule, Success
 
-from jobs.operators.admin import engines, jobs, keys
+from jobs.operators.admin import engines, jobs, keys, users
 
-__all__ = ["engines", "jobs", "keys"]
+__all__ = ["engines", "jobs", "keys", "users"]
 
 # Whoever may add a task of django-q2 can run any code. Its rows show nothing that a job's page does not show.
 admin.site.unregister([Failure, OrmQ, Schedule, Success])

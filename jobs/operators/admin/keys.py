@@ -13,6 +13,7 @@ from django.utils.timezone import now
 
 from jobs.models import Job
 from jobs.models.key import ApiKey, ApiKeyQuerySet
+from jobs.operators.admin.users import Labelled
 from jobs.operators.words import ago
 
 NEW = """The key, shown this once: <code id="new-key">{key}</code>
@@ -23,7 +24,7 @@ NEW = """The key, shown this once: <code id="new-key">{key}</code>
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(admin.ModelAdmin):
+class ApiKeyAdmin(Labelled, admin.ModelAdmin):
     list_display = ("name", "prefix", "state", "today", "queued", "may", "used", "expires", "note")
     search_fields = ("name", "prefix", "note")
     fields = ("name", "note", "expires_at", "all_jobs", "priority", "max_queued", "max_per_day")
