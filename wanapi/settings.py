@@ -232,13 +232,15 @@ AXES_VERBOSE = False  # otherwise it writes a greeting to every command's stderr
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "jobs" / "templates"],  # before the admin's own, some of which they replace
         "APP_DIRS": True,
         "OPTIONS": {
+            "libraries": {"console": "jobs.operators.tags"},
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-            ]
+            ],
         },
     }
 ]

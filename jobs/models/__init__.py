@@ -1,7 +1,7 @@
 """The rows. Django looks for models here."""
 
 from jobs.models.delivery import Delivery, Receiver, SwitchedOff
-from jobs.models.engine import Engine
+from jobs.models.engine import Engine, EngineEvent
 from jobs.models.event import Event
 from jobs.models.job import Job
 from jobs.models.key import ApiKey, Served
@@ -12,6 +12,7 @@ __all__ = [
     "ApiKey",
     "Delivery",
     "Engine",
+    "EngineEvent",
     "Event",
     "Job",
     "Metric",

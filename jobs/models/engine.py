@@ -30,6 +30,10 @@ class EngineQuerySet(models.QuerySet["Engine"]):
         """Engines whose worker reported within the last 30 s that ComfyUI answers and can work."""
         return self.filter(seen_at__gt=Now() - seconds(30), ready=True)
 
+    def claiming(self) -> "EngineQuerySet":
+        """Of these, those that may be given new jobs."""
+        return self.answering().filter(paused=False)
+
     def loaded(self) -> "EngineQuerySet":
         """Of these, those that lack nothing for any kind of job."""
         return self.answering().filter(lacks=[])
@@ -56,6 +60,10 @@ class Engine(models.Model):
     version = models.CharField(max_length=255, blank=True, default="")
     trouble = models.CharField(max_length=255, blank=True, default="")
     stuck = models.JSONField("stuck prompts", default=list, blank=True)
+    warming = models.BooleanField("warms up", default=False, db_default=False)
+    paused = models.BooleanField(default=False, db_default=False)  # by an operator: it gets no new jobs
+    can_restart = models.BooleanField(default=False, db_default=False)  # its worker has a command for that
+    restart_wanted = models.BooleanField(default=False, db_default=False)  # by an operator
 
     objects = EngineQuerySet.as_manager()
 
@@ -84,9 +92,28 @@ class Engine(models.Model):
         if self.trouble:
             return self.trouble
         if not self.ready:
-            return "ComfyUI does not answer, or is warming up"
+            return "warming up" if self.warming else "ComfyUI does not answer"
+        if self.paused:
+            return "paused"
         return f"lacks {shortened(self.lacks)}" if self.lacks else "ready"
 
     @property
     def must_restart(self) -> bool:
         return self.trouble.endswith(MUST_RESTART)
+
+
+class EngineEvent(models.Model):
+    """What operators did to an engine."""
+
+    class Kind(models.TextChoices):
+        PAUSED = "paused"
+        RESUMED = "resumed"
+        RESTART = "restart", "restart wanted"
+
+    engine = models.ForeignKey(Engine, on_delete=models.CASCADE, related_name="events")
+    at = models.DateTimeField(db_default=Now())
+    kind = models.CharField(max_length=20, choices=Kind)
+    detail = models.TextField(default="")
+
+    def __str__(self) -> str:
+        return self.get_kind_display()

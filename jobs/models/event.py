@@ -75,6 +75,7 @@ class Event(models.Model):
         LAPSED = "lapsed", "lease ran out"
         CANCELLED = "cancelled"
         REQUEUED = "requeued"
+        MOVED = "moved", "moved to the front"
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events")
     at = models.DateTimeField(db_default=Now())

@@ -78,6 +78,11 @@ class JobQuerySet(models.QuerySet["Job"]):
         """Deleted by their clients, while their prompts were in this engine's ComfyUI."""
         return self.filter(engine=engine, deleted=True, status__in=FINAL)
 
+    def begun_on_any(self) -> "JobQuerySet":
+        return self.filter(
+            status__in=["queued", "processing"], rendered_at=None, engine__isnull=False
+        ).order_by("started_at", "id")
+
     def to_render(self) -> "JobQuerySet":
         return self.queued().filter(Q(not_before=None) | Q(not_before__lte=Now()), lease_until=None)
 

@@ -53,6 +53,9 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def revoke(self) -> int:
         return self.filter(revoked_at=None).update(revoked_at=Now())
 
+    def restore(self) -> int:
+        return self.filter(revoked_at__isnull=False).update(revoked_at=None)
+
 
 class ApiKey(models.Model):
     name = models.CharField(max_length=100, unique=True)

@@ -26,6 +26,7 @@ class Percentile(Aggregate):
 
 
 HOUR = timedelta(hours=1)
+MINUTE = 60.0  # seconds; a rate over less says nothing
 PARTS = {  # the parts of a completed job's way
     "wait": ("created_at", "started_at"),
     "render": ("started_at", "rendered_at"),
@@ -68,12 +69,30 @@ def engines() -> list[dict[str, Any]]:
     ]
 
 
+def age() -> timedelta:
+    """The time since the first engine or job. A service of an hour has no figures of a day."""
+    first: Any = Engine.objects.aggregate(at=Min("created_at"))["at"], _first_job()
+    moments = [moment for moment in first if moment]
+    return timezone.now() - min(moments) if moments else timedelta(0)
+
+
+def _first_job() -> datetime | None:
+    return Job.objects.order_by("created_at", "id").values_list("created_at", flat=True).first()
+
+
+def failed_by_reason(within: timedelta) -> dict[str, int]:
+    """From the events: a job that was requeued failed all the same."""
+    failures = Event.objects.failures().filter(at__gte=ago(within)).order_by()
+    return dict(failures.values_list("reason").annotate(Count("pk")))
+
+
 def finished(within: timedelta) -> dict[str, Any]:
     jobs = Job.objects.filter(finished_at__gte=ago(within))
     counts = {name: Count("pk", filter=Q(status=name)) for name in ("completed", "cancelled")}
     found: dict[str, Any] = {"within_seconds": within.total_seconds()} | jobs.aggregate(**counts)
     found["failed"] = Event.objects.failures().filter(at__gte=ago(within)).count()
-    found["per_hour"] = found["completed"] / (within.total_seconds() / 3600)
+    found["over_seconds"] = min(max(age().total_seconds(), MINUTE), within.total_seconds())
+    found["per_hour"] = found["completed"] / (found["over_seconds"] / 3600)
     ended = found["completed"] + found["failed"]
     found["failure_rate"] = found["failed"] / ended if ended else 0.0
     completed = jobs.filter(status=Job.Status.COMPLETED)

@@ -46,6 +46,7 @@ class Cause:
 
 # The job goes back to the queue, and nothing is counted against it.
 
+PAUSED = Cause("an operator pauses the engine before the prompt runs", Kind.HANDED_BACK, anew=True)
 HANDED_BACK = Cause("the worker hands over; ComfyUI is unreachable or sick", Kind.HANDED_BACK)
 # The pause is longer than a sick engine rests (jobs/workers/watch.py), so that another job is
 # the first to try the engine again.
@@ -123,6 +124,7 @@ NOT_PUBLISHED = Cause(
 
 ALL = (
     HANDED_BACK,
+    PAUSED,
     NOT_TAKEN,
     NOT_ANSWERED,
     LACKING,

@@ -29,10 +29,11 @@ class ClaimLost(Exception):
 
 def waiting_for(engine: Engine) -> JobQuerySet:
     """The queued jobs that this engine may render now: those that were begun on it, and new ones of a kind
-    that it can run. Those begun on another engine are left to that engine, unless it fell silent."""
+    that it can run, unless it is paused. Those begun on another engine are left to that engine, unless it
+    fell silent."""
     free = Q(engine=None) | Q(engine__in=Engine.objects.silent().exclude(pk=engine.pk))
     runnable = Q(pk__in=[])
-    for preset, kind in (pair.split("/") for pair in abilities(engine)):
+    for preset, kind in (pair.split("/") for pair in abilities(engine) if not engine.paused):
         runnable |= Q(preset=preset, kind=kind)
     return Job.objects.to_render().filter(Q(engine=engine) | free & runnable)
 
@@ -53,7 +54,7 @@ def claim_render(engine: Engine, *, images: bool = True, suspects: bool = True) 
     waiting = waiting_for(engine).filter(Exists(ready)).in_order()
     if not suspects:
         waiting = waiting.filter(lapses__lt=SUSPECT)
-    new = waiting.exclude(engine=engine)
+    new = waiting.exclude(engine=engine).filter(Exists(ready.filter(paused=False)))
     if not images:
         new = new.exclude(kind=Job.Kind.IMAGE_TO_VIDEO)
     begun = waiting.filter(engine=engine)

@@ -12,10 +12,11 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from comfy import presets
-from jobs.models import Engine, Job
+from jobs.models import Engine, EngineEvent, Job
 from jobs.models.clock import seconds
 from jobs.models.engine import EngineQuerySet, shortened
 from jobs.queue.returns import return_lapsed
+from jobs.queue.wake import RENDER, wake
 
 BATCH = 5000  # rows
 
@@ -32,7 +33,7 @@ def hold(*, name: str, url: str, worker: str) -> Engine | None:
     with transaction.atomic():
         engine, _ = Engine.objects.get_or_create(name=name, defaults={"url": url})
         free = _free(Engine.objects.filter(pk=engine.pk))
-        if not free.update(worker=worker, lease_until=lease, url=url, ready=False):
+        if not free.update(worker=worker, lease_until=lease, url=url, ready=False, warming=False):
             return None
         return_lapsed(Job.objects.filter(engine=engine).rendering().exclude(worker=worker))
     return Engine.objects.get(name=name)
@@ -63,6 +64,34 @@ def remove(engines: EngineQuerySet) -> list[str]:
     return sorted(engine.name for engine in free)
 
 
+def pause(engines: EngineQuerySet, detail: str) -> list[str]:
+    """From now on these engines get no new jobs. What runs on them goes on to its end; what only waits in
+    their ComfyUI goes back to the queue. ``detail`` says who wanted it. Returns the names of those that were
+    not paused already."""
+    return _change(engines.filter(paused=False), EngineEvent.Kind.PAUSED, detail, paused=True)
+
+
+def resume(engines: EngineQuerySet, detail: str) -> list[str]:
+    return _change(engines.filter(paused=True), EngineEvent.Kind.RESUMED, detail, paused=False)
+
+
+def want_restart(engines: EngineQuerySet, detail: str) -> list[str]:
+    """The workers of these engines, if they have COMFYUI_RESTART_COMMAND, run it at their next tick."""
+    return _change(engines.filter(can_restart=True), EngineEvent.Kind.RESTART, detail, restart_wanted=True)
+
+
+def _change(engines: EngineQuerySet, kind: EngineEvent.Kind, detail: str, **changes: bool) -> list[str]:
+    with transaction.atomic():
+        chosen = list(engines.select_for_update().order_by("name"))
+        Engine.objects.filter(pk__in=[engine.pk for engine in chosen]).update(**changes)
+        EngineEvent.objects.bulk_create(
+            EngineEvent(engine=engine, kind=kind, detail=detail) for engine in chosen
+        )
+        if kind == EngineEvent.Kind.RESUMED:
+            wake(RENDER)
+    return [engine.name for engine in chosen]
+
+
 def _free(engines: EngineQuerySet) -> EngineQuerySet:
     return engines.filter(Q(lease_until=None) | Q(lease_until__lt=Now()))
 
@@ -91,6 +120,7 @@ def report_well(
         missing=sorted(missing),
         trouble="",
         stuck=[],
+        warming=False,
     )
     engine.ready, engine.runs, engine.lacks, engine.trouble = True, runs, lacks, ""
 
@@ -103,14 +133,33 @@ def report_lacking(engine: Engine, pair: str, what: str) -> None:
     _row(engine).update(runs=engine.runs, lacks=sorted({*engine.lacks, what}))
 
 
+def report_warming(engine: Engine) -> None:
+    """Its ComfyUI answers, and loads its models with a first render of ours."""
+    _row(engine).update(seen_at=Now(), ready=False, warming=True)
+    engine.ready = False
+
+
+def report_command(engine: Engine, *, can_restart: bool) -> None:
+    """Whether its worker has a command that restarts ComfyUI."""
+    _row(engine).update(can_restart=can_restart)
+    engine.can_restart = can_restart
+
+
+def take_restart(engine: Engine) -> bool:
+    """Whether an operator wanted a restart since the last time."""
+    if not engine.restart_wanted:
+        return False
+    return bool(_row(engine).filter(restart_wanted=True).update(restart_wanted=False))
+
+
 def report_unreachable(engine: Engine) -> None:
-    _row(engine).update(ready=False)
+    _row(engine).update(ready=False, warming=False)
     engine.ready = False
 
 
 def report_sick(engine: Engine, trouble: str, stuck: Iterable[str] = ()) -> None:
     """Its ComfyUI answers but cannot work. ``trouble`` says why; ``stuck`` are the prompts that show it."""
-    _row(engine).update(ready=False, trouble=trouble[:255], stuck=sorted(stuck))
+    _row(engine).update(ready=False, warming=False, trouble=trouble[:255], stuck=sorted(stuck))
     engine.ready, engine.trouble = False, trouble
 
 
@@ -127,7 +176,7 @@ def abilities(engine: Engine) -> list[str]:
 
 def runnable() -> set[str]:
     """The pairs that some engine can run now."""
-    return {pair for engine in Engine.objects.answering() for pair in abilities(engine)}
+    return {pair for engine in Engine.objects.claiming() for pair in abilities(engine)}
 
 
 def hindrance(job: Job) -> str | None:
@@ -136,9 +185,10 @@ def hindrance(job: Job) -> str | None:
         return None
     if f"{job.preset}/{job.kind}" in runnable():
         return None
-    answering = list(Engine.objects.answering())
+    answering = list(Engine.objects.claiming())
     if not answering:
-        return "No GPU server is ready."
+        paused = Engine.objects.answering().exists()
+        return "Every GPU server that answers is paused." if paused else "No GPU server is ready."
     try:
         needs = presets.find(job.preset).needs(job.kind)
     except KeyError:

@@ -15,7 +15,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 
 from jobs.models import Engine, Job
-from jobs.models.job import FINAL
+from jobs.models.job import FINAL, JobQuerySet
 from jobs.queue import timings
 from jobs.queue.engines import abilities
 from jobs.queue.timings import Timings
@@ -98,16 +98,38 @@ def _rows(job: Job) -> list[Row]:
             if job.position > NEAR:
                 before &= Q(pk__lt=uuid.UUID(int=IDS * NEAR // job.position))
             wanted |= before
+    return _read(Job.objects.filter(wanted))
+
+
+def _read(jobs: JobQuerySet, first: int | None = None) -> list[Row]:
     since = Now() - Coalesce("rendered_at", "started_at")
     held: Any = Q(lease_until__isnull=False)
     fields = ("pk", "preset", "kind", "work", "progress", held, "engine", since, F("not_before") - Now())
-    return [Row(*row) for row in Job.objects.filter(wanted).in_order().values_list(*fields)]
+    return [Row(*row) for row in jobs.in_order().values_list(*fields)[:first]]
+
+
+def outlook(first: int) -> dict[uuid.UUID, int]:
+    """The seconds left, for an overview: of all renders that are begun, and of the ``first`` jobs that wait.
+    Jobs that no engine can run now are left out. Four queries, however many jobs and engines there are."""
+    times = timings.newest()
+    if not times:
+        return {}
+    unfinished = Job.objects.filter(status__in=[Job.Status.QUEUED, Job.Status.PROCESSING], rendered_at=None)
+    begun = _read(unfinished.exclude(lease_until=None, engine=None))
+    waiting = _read(Job.objects.queued().filter(lease_until=None, engine=None), first)
+    lanes, left = _lanes(), dict[uuid.UUID, float]()
+    for row in [*sorted(begun, key=lambda row: row.since is None), *waiting]:
+        if row.since is not None:
+            left[row.pk] = _render(row, times)
+        elif able := _able(row, lanes):
+            left[row.pk] = max(_start(able), _seconds(row.pause)) + _render(row, times)
+        _give(row, lanes, times)
+    return {pk: math.ceil(seconds + times.publishing) for pk, seconds in left.items()}
 
 
 def _until_rendered(own: Row, ahead: list[Row], position: int, times: Timings) -> float | None:
     """The seconds until this queued job is rendered, after those ahead of it."""
-    answering = Engine.objects.answering().only("runs", "lacks")
-    lanes: Lanes = {engine.pk: Lane(abilities(engine)) for engine in answering}
+    lanes = _lanes()
     begun = sorted((row for row in ahead if row.is_begun), key=lambda row: row.since is None)
     waiting = [row for row in ahead if not row.is_begun]
     for row in begun:
@@ -120,6 +142,12 @@ def _until_rendered(own: Row, ahead: list[Row], position: int, times: Timings) -
         _spread(waiting, all_waiting / len(waiting), lanes, times)
     able = _able(own, lanes)
     return max(_start(able), _seconds(own.pause)) + _render(own, times) if able else None
+
+
+def _lanes() -> Lanes:
+    """A paused engine finishes what it has, and takes nothing more."""
+    answering = Engine.objects.answering().only("runs", "lacks", "paused")
+    return {engine.pk: Lane([] if engine.paused else abilities(engine)) for engine in answering}
 
 
 def _give(row: Row, lanes: Lanes, times: Timings) -> None:

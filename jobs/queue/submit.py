@@ -87,7 +87,7 @@ def submit(job: Job, detail: str = "", arrival: Arrival | None = None) -> Job:
     With an arrival the answer may be an ``equal`` job in place of this one: under the lock, either of two
     equal requests finds the other one's job."""
     with transaction.atomic():
-        _one_after_the_other()
+        one_after_the_other()
         if arrival and (earlier := equal(job, arrival)):
             return earlier
         if job.key_id:
@@ -114,7 +114,7 @@ def requeue(jobs: JobQuerySet, detail: str = "") -> int:
     who wanted it. Returns how many were requeued."""
     cleared: dict[str, Any] = dict.fromkeys(COUNTERS, 0)
     with transaction.atomic():
-        _one_after_the_other()
+        one_after_the_other()
         chosen = list(jobs.filter(status__in=REQUEUABLE).values_list("pk", flat=True))
         count = change(
             Job.objects.filter(pk__in=chosen, status__in=REQUEUABLE),
@@ -156,7 +156,7 @@ def _give_turns(jobs: JobQuerySet) -> None:
     Job.objects.bulk_update(chosen, ["turn"], batch_size=1000)
 
 
-def _one_after_the_other() -> None:
+def one_after_the_other() -> None:
     """Takes a lock that holds until the transaction ends, so that submits and requeues wait for each other:
     then limits are exact, and each turn is given once. It must be taken before any row is locked."""
     with connection.cursor() as cursor:

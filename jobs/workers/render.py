@@ -121,6 +121,8 @@ class Renderer:
         unwanted = self.comfy_side.clear(queue, [each.job.prompt_id for each in self.renderings])
         self.comfy_side.release(leaving, queue)
         self.comfy_side.check_health(queue, unwanted)
+        if self.engine.paused:
+            self._give_back(queue)
         room = 0 if unwanted else AT_ONCE - len(self.comfy_side.prompts(queue))
         for rendering in list(self.renderings):
             if rendering.posted:
@@ -139,6 +141,13 @@ class Renderer:
             self._drop(rendering)
             if rendering.posted:
                 self.comfy_side.leave(job)
+
+    def _give_back(self, queue: Queue) -> None:
+        """The engine is paused: what it does not run yet is left to others."""
+        for rendering in list(self.renderings):
+            if not rendering.posted or rendering.job.prompt_id in queue.pending:
+                why = "An operator paused this engine."
+                self._end(rendering, Outcome(causes.PAUSED, why, log=why, prompt=Prompt.RUNNING))
 
     def _claim(self) -> None:
         """Claims jobs until AT_ONCE are in hand. A job that may kill its worker (``is_suspect``) is rendered

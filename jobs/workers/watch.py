@@ -87,8 +87,18 @@ class EngineWatch:
             logger.info("engine %s: held", name)
         self.engine = engine
         self._count(engine)
+        if engine:
+            self._obey(engine)
         if engine and time.monotonic() >= self._look_at:
             self._look(engine)
+
+    def _obey(self, engine: Engine) -> None:
+        """Restarts ComfyUI if an operator wants it, and tells operators whether that is possible."""
+        if engine.can_restart != bool(settings.COMFYUI_RESTART_COMMAND):
+            engines.report_command(engine, can_restart=bool(settings.COMFYUI_RESTART_COMMAND))
+        if engines.take_restart(engine):
+            self._restart_at = 0.0
+            self._restart(engine, "An operator wants it.")
 
     def _count(self, engine: Engine | None) -> None:
         """Adds the time since the last tick to what the GPU did: busy, starved or idle."""
@@ -122,7 +132,7 @@ class EngineWatch:
             self._pause = min(self._pause * 1.5, self.LONGEST_PAUSE)
             self._look_at = time.monotonic() + self._pause
             if engine.must_restart:
-                self._restart(engine)
+                self._restart(engine, engine.trouble)
 
     def _is_fit(self, comfy: Comfy, engine: Engine) -> bool:
         """Whether the engine may be given jobs. If so, its row now says which ones it can run."""
@@ -140,6 +150,7 @@ class EngineWatch:
                 return False
         self._relapses.well()
         if not self._is_warm(comfy, engine, runs):
+            engines.report_warming(engine)
             return False
         if lacks != engine.lacks:
             names = ", ".join(lacks) or "nothing any more"
@@ -221,10 +232,10 @@ class EngineWatch:
             logger.warning("engine %s: not warmed up: %s", engine.name, error.log)
         hold.remove_folder(warmup.FOLDER)
 
-    def _restart(self, engine: Engine) -> None:
+    def _restart(self, engine: Engine, why: str) -> None:
         """Runs the operator's own command, but not within RESTART_PAUSE seconds after the last time."""
         if settings.COMFYUI_RESTART_COMMAND and time.monotonic() >= self._restart_at:
-            logger.warning("engine %s: %s Restarting it.", engine.name, engine.trouble)
+            logger.warning("engine %s: %s Restarting it.", engine.name, why)
             # A line for the shell, written by the operator.
             command = partial(subprocess.run, settings.COMFYUI_RESTART_COMMAND, shell=True, check=False)  # noqa: S604
             threading.Thread(target=command, daemon=True).start()  # the tick does not wait for it

@@ -1,5 +1,6 @@
 """API keys of the database: who sees what, and how much of it."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -304,14 +305,16 @@ class TestTheAdmin:
 
         page = admin_client.post("/admin/jobs/apikey/add/", form, follow=True).content.decode()
 
-        text = page.partition("shown this once: ")[2].split("<")[0].strip()
+        text = re.search(r'shown this once: <code id="new-key">([^<]+)<', page)[1]
         assert Client(headers={"X-API-Key": text}).get("/jobs").status_code == 200
         assert text not in admin_client.get("/admin/jobs/apikey/").content.decode()
 
     def test_a_key_is_revoked_and_never_deleted(self, admin_client, caller):
         chosen = {"action": "revoke", "_selected_action": [caller.key.pk]}
 
-        admin_client.post("/admin/jobs/apikey/", chosen)
+        assert b"Revoke key" in admin_client.post("/admin/jobs/apikey/", chosen).content
+        assert caller.get("/jobs").status_code == 200
+        admin_client.post("/admin/jobs/apikey/", chosen | {"confirmed": "yes"})
 
         assert caller.get("/jobs").status_code == 401
         assert admin_client.post(f"/admin/jobs/apikey/{caller.key.pk}/delete/").status_code == 403

@@ -3,10 +3,12 @@
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import requests
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 from local.parts import free_port
@@ -83,51 +85,116 @@ def test_an_operator_finds_a_failed_job_requeues_it_and_watches_it_complete(page
     eventually(lambda: status(stack, job_id) == "failed")
 
     log_in(page, stack)
-    expect(page.locator("#now")).to_contain_text("Latest failures")
+    expect(page.locator("#failures")).to_contain_text("A cat on the moon")
     shoot(page, "console")
-    page.click("text=Jobs >> nth=-1")
-    page.click("#changelist-filter >> text=Failed")
+    page.click("#bar >> text=Jobs")
+    page.click(".chips >> text=Failed")
     page.fill("#searchbar", "moon")
     page.click("text=Search")
-    expect(page.locator("td.field-cause")).to_contain_text("ComfyUI failed in")
+    expect(page.locator("td.field-told .cause")).to_contain_text("ComfyUI failed in")
     shoot(page, "jobs")
-    page.click(".field-short_id a")
-    expect(page.locator("body")).to_contain_text("a fault ordered in")
+    page.click("td.field-told a.prompt")
+    expect(page.locator("#timeline")).to_contain_text("a fault ordered in")
     shoot(page, "job")
-    page.go_back()
-    page.check("input.action-select")
-    page.select_option("select[name=action]", "requeue")
-    page.click("text=Go")
-    expect(page.locator("body")).to_contain_text("Render 1 job anew?")
+    page.click(".buttons >> text=Requeue")
+    expect(page.locator("main")).to_contain_text("Render 1 job anew?")
     page.click("text=Yes, requeue")
     expect(page.locator(".messagelist")).to_contain_text("1 job requeued.")
 
-    eventually(lambda: status(stack, job_id) == "completed")
-    page.goto(f"{stack.url}/admin/jobs/job/{job_id}/change/")
-    expect(page.locator(".field-status")).to_contain_text("Completed")
-    seconds = page.wait_for_function("document.querySelector('video').duration").json_value()
+    expect(page.locator("#job .badge")).to_have_text("completed", timeout=30_000)  # without a reload
+    seconds = eventually(lambda: page.evaluate("document.querySelector('video').duration"))
     assert 5 < seconds < 6
     page.goto(f"{stack.url}/admin/jobs/job/?status__exact=completed")
-    image = page.locator(".field-thumbnail img >> nth=0")
-    expect(image).to_be_visible()
-    page.wait_for_function("document.querySelector('.field-thumbnail img').naturalWidth === 208")
+    expect(page.locator(".field-thumbnail img >> nth=0")).to_be_visible()
+    width = "document.querySelector('.field-thumbnail img').naturalWidth === 416"
+    eventually(lambda: page.evaluate(width))
     shoot(page, "completed")
 
 
-def test_the_first_page_refreshes_itself(page, stack):
+def test_the_first_page_refreshes_itself_and_leaves_the_focus_where_it_is(page, stack):
     log_in(page, stack)
-    before = int(page.locator(".figures b").nth(0).inner_text())
+    before = page.locator("#figures b").nth(0).inner_text()
+    page.focus("#latest a")
+    page.evaluate("document.activeElement.mark = 1")
     requests.post(
         f"{stack.env['COMFYUI_URL']}/simulator/faults", json={"kind": "stall", "seconds": 30}, timeout=5
     )
     for _ in range(6):
         submit(stack, "A cat in a queue")
 
-    expect(page.locator(".figures b").nth(0)).not_to_have_text(str(before), timeout=15_000)
+    expect(page.locator("#figures b").nth(0)).not_to_have_text(before, timeout=15_000)
     expect(page.locator("#stale")).to_be_hidden()
+    assert page.evaluate("document.activeElement.mark") == 1
 
-    page.route("**/admin/now/", lambda route: route.abort())
+    page.route("**/admin/", lambda route: route.abort())
     expect(page.locator("#stale")).to_be_visible(timeout=15_000)
+
+
+def test_new_jobs_come_into_the_list_unless_somebody_is_choosing(page, stack):
+    log_in(page, stack)
+    page.goto(f"{stack.url}/admin/jobs/job/?view=list")
+    rows = page.locator("#result_list tbody tr")
+    first = submit(stack, "A cat that comes by itself")
+    expect(rows.first).to_have_attribute("data-key", first, timeout=15_000)
+    rows.first.locator("input").check()
+    expect(page.locator(".action-counter")).to_contain_text("1 of ")
+
+    submit(stack, "A cat that waits")
+    with page.expect_response(lambda answer: answer.request.headers.get("x-live") == "1"):
+        pass
+    with page.expect_response(lambda answer: answer.request.headers.get("x-live") == "1"):
+        pass
+
+    expect(rows.first).to_have_attribute("data-key", first)
+
+
+def test_a_new_key_can_be_copied_with_its_command(page, stack):
+    log_in(page, stack)
+    page.goto(f"{stack.url}/admin/jobs/apikey/add/")
+    page.fill("#id_name", f"shop {time.time()}")
+    page.click("[name=_save]")
+
+    key = page.locator("#new-key").inner_text()
+    page.click("text=Copy the key")
+
+    expect(page.locator("[data-copy='#new-key']")).to_have_text("Copied")
+    assert key in page.locator("#new-curl").inner_text()
+    shoot(page, "key")
+
+
+def pages(page, stack):
+    """The address of each of the admin's pages."""
+    yield from ("", "jobs/job/?view=list", "jobs/job/?view=gallery", "jobs/engine/", "jobs/apikey/")
+    yield from ("jobs/apikey/add/", "auth/user/", "auth/user/1/change/", "auth/group/add/")
+    yield from ("axes/accessattempt/", "password_change/")
+    page.goto(f"{stack.url}/admin/jobs/job/?view=list&status__exact=completed")
+    job = page.locator("a.prompt >> nth=0").get_attribute("data-job")
+    yield from (f"jobs/job/{job}/change/", f"jobs/job/{job}/do/purge/", f"jobs/job/{job}/again/")
+    page.goto(f"{stack.url}/admin/jobs/engine/")
+    yield page.locator("th a >> nth=0").get_attribute("href").partition("/admin/")[2]
+
+
+def findings(page):
+    """What axe-core holds against the page, of WCAG A and AA."""
+    rules = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+    found = Axe().run(page, options={"runOnly": rules}).response["violations"]
+    return [(each["id"], [node["html"][:200] for node in each["nodes"][:3]]) for each in found]
+
+
+def test_every_page_can_be_read_and_used_by_everybody_and_is_cut_off_nowhere(page, stack):
+    page.goto(f"{stack.url}/admin/")
+    assert findings(page) == []
+    log_in(page, stack)
+    paths = [*pages(page, stack)]
+    for width, scheme in ((390, "light"), (1280, "light"), (1440, "dark")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        for path in paths:
+            page.goto(f"{stack.url}/admin/{path}")
+            assert (path, width, findings(page)) == (path, width, [])
+            if not path.startswith(("auth", "axes")):
+                beyond = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+                assert (path, width, max(beyond, 0)) == (path, width, 0)
 
 
 def test_the_page_of_the_api_works_without_the_internet(page, stack):

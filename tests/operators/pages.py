@@ -3,7 +3,7 @@
 import html
 import re
 
-JOBS, ENGINES = "/admin/jobs/job/", "/admin/jobs/engine/"
+JOBS, ENGINES, KEYS = "/admin/jobs/job/", "/admin/jobs/engine/", "/admin/jobs/apikey/"
 
 
 def page(client, path):
@@ -14,14 +14,12 @@ def page(client, path):
 
 def listed(client, query=""):
     """The ids on the list page, from the top."""
-    return re.findall(
-        r'<th class="field-short_id"><a [^>]*><span title="([^"]+)"', page(client, JOBS + query)
-    )
+    return re.findall(r'data-job="([^"]+)"', page(client, JOBS + query))
 
 
 def cell(text, name):
     found = re.search(rf'<t[dh] class="field-{name}[^"]*">(.*?)</t[dh]>', text)
-    return re.sub(r"<[^>]*>", "", found[1]).strip()
+    return re.sub(r"<[^>]*>", " ", found[1]).strip()
 
 
 def source(text, tag):

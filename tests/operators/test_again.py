@@ -79,7 +79,7 @@ def test_it_asks_first(admin):
     assert f'href="{JOBS}{job.pk}/again/"' in page(admin, f"{JOBS}{job.pk}/change/")
     text = page(admin, f"{JOBS}{job.pk}/again/")
 
-    assert "Submit a new job with the prompt, parameters, seed and images of this one?</p>" in text
+    assert "Submit a new job with the prompt, parameters, seed and images of this one?</b>" in text
     assert f'href="{JOBS}{job.pk}/change/" class="button cancel-link"' in text
     assert Job.objects.get() == job
 

@@ -42,3 +42,15 @@ class PresetFilter(admin.SimpleListFilter):
         if name := self.value():
             return jobs.filter(Q(preset=name) | Q(preset__startswith=f"{name}@"))
         return jobs
+
+
+def with_view(request: HttpRequest) -> bool:
+    """Whether the jobs are shown as a gallery. ``?view=`` chooses, and the session remembers it. It is taken
+    out of the query, which the admin would refuse otherwise."""
+    query: Any = request.GET
+    if view := query.get("view"):
+        request.session["gallery"] = view == "gallery"
+        query = query.copy()
+        del query["view"]
+        request.GET = query
+    return bool(request.session.get("gallery"))
