@@ -26,6 +26,8 @@ def greeting(stack: Stack) -> str:
         "ComfyUI": f"{shown(stack.env['COMFYUI_URL'])}  {state_of_comfyui(stack)}",
         "Logs": f"{stack.logs.relative_to(ROOT)}/",
     }
+    if stack.links_port:
+        lines["Videos"] = f"links lead to port {stack.links_port}, also after a restart"
     told = "".join(f"  {name:9} {text}\n" for name, text in lines.items())
     notes = "".join(f"{note}\n" for note in [*stack.notes, *remote(stack)])
     return f"\nWANAPI is running.\n\n{told}\n{notes}Ctrl-C ends it; the data stays.\n"

@@ -42,6 +42,12 @@ def test_it_says_how_other_machines_reach_it(outside):
     assert "plain HTTP" not in greeting(outside())
 
 
+def test_it_names_the_port_that_links_lead_to():
+    urls = {"DATABASE_URL": "postgresql://h/n", "COMFYUI_URL": "http://127.0.0.1:1"}
+
+    assert "links lead to port 9321" in greeting(Stack(FOLDER / "links", urls, 9321))
+
+
 @pytest.fixture
 def lacking():
     """A ComfyUI without one of its model files."""

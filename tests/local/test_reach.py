@@ -116,6 +116,9 @@ class TestTheDoor:
         for signature in ("", "?X-Amz-Signature=0"):
             assert requests.request(method, door + path + signature, timeout=10).status_code == 403
 
+    def test_what_is_not_signed_does_not_even_reach_it(self, door):
+        assert "Only signed links" in requests.get(f"{door}/wanapi/videos/a b", timeout=10).text
+
     def test_nobody_writes_through_it_even_with_a_signature(self, link):
         assert requests.put(link("put_object"), data=b"other", timeout=10).status_code == 403
         assert requests.get(link(), timeout=10).content == b"video"
