@@ -269,9 +269,9 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],  # a browser that opens /docs has no key to send
     "SERVE_PERMISSIONS": [],
     "SERVE_INCLUDE_SCHEMA": False,
-    "WEBHOOKS": ["jobs.api.schema.JOB_EVENT"],
+    "WEBHOOKS": ["jobs.api.schema_webhooks.JOB_EVENT"],
     "SORT_OPERATIONS": False,  # they come as jobs/api/urls.py has them
-    "TAGS": [{"name": name} for name in ("Make a video", "Your jobs", "The service")],
+    "TAGS": [{"name": name} for name in ("Make a video", "Your jobs", "As at OpenAI", "The service")],
     "PREPROCESSING_HOOKS": ["jobs.api.schema.without_slash"],
     "POSTPROCESSING_HOOKS": ["jobs.api.schema.without_marks"],  # in place of its own, which names states
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,

@@ -6,6 +6,8 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRespo
 
 from jobs.api.schema import ERRORS, IDEMPOTENCY_KEY, JOB_ID, RETRY_AFTER, UNCHANGED, WAITING
 
+OPENAI = "As at OpenAI"
+
 
 def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": [*properties]}
@@ -79,6 +81,7 @@ PREFER = OpenApiParameter(
 def create(view: Any) -> Any:
     return extend_schema(
         operation_id="create_video",
+        tags=[OPENAI],
         summary="Submit a job, as at OpenAI, vLLM-Omni or SGLang",
         description="A form or JSON. The parameters of vLLM-Omni and SGLang, and our own, may stand in it as "
         "well (`docs/clients.md`).",
@@ -98,6 +101,7 @@ def create(view: Any) -> Any:
 def list_videos(view: Any) -> Any:
     return extend_schema(
         operation_id="list_videos",
+        tags=[OPENAI],
         summary="The jobs in pages, as at OpenAI",
         description="Those that the key may see, newest first; whichever way they were submitted.",
         parameters=[
@@ -112,6 +116,7 @@ def list_videos(view: Any) -> Any:
 def retrieve(view: Any) -> Any:
     return extend_schema(
         operation_id="retrieve_video",
+        tags=[OPENAI],
         summary="One job, as OpenAI shows a video",
         description="A cancelled job is `failed`, with the code `cancelled`.",
         parameters=[JOB_ID, *WAITING],
@@ -122,6 +127,7 @@ def retrieve(view: Any) -> Any:
 def delete(view: Any) -> Any:
     return extend_schema(
         operation_id="delete_video",
+        tags=[OPENAI],
         summary="Remove a job",
         description="For good. One that is not finished is cancelled first.",
         parameters=[JOB_ID],
@@ -132,6 +138,7 @@ def delete(view: Any) -> Any:
 def content(view: Any) -> Any:
     return extend_schema(
         operation_id="video_content",
+        tags=[OPENAI],
         summary="The MP4, or its first frame",
         description="A redirect to the signed link.",
         parameters=[
@@ -146,6 +153,7 @@ def content(view: Any) -> Any:
 def models(view: Any) -> Any:
     return extend_schema(
         operation_id="models",
+        tags=[OPENAI],
         summary="The presets, as OpenAI lists models",
         responses={200: MODELS} | _errors(401, 503),
     )(view)

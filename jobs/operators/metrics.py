@@ -6,16 +6,13 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from django.db import Error
-from django.db.models import Count, Q
-from django.db.models.functions import Now
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from jobs.models import Delivery, Receiver
-from jobs.models.clock import ago
+from jobs.models import Delivery
 from jobs.models.delivery import OUTCOMES
 from jobs.models.engine import Engine
 from jobs.models.event import REASONS, Event
@@ -103,18 +100,16 @@ def _now() -> Iterator[Family]:
 
 
 def _webhooks() -> Iterator[Family]:
-    pending = Delivery.objects.pending().aggregate(
-        all=Count("pk"), due=Count("pk", filter=Q(due_at__lte=Now()))
-    )
+    waiting, due = Delivery.objects.pending().count(), statistics.due_webhooks()
     text = "Webhooks that are not delivered yet: due, or waiting for their next try."
     states = GaugeMetricFamily("wanapi_webhooks", text, labels=["state"])
-    states.add_metric(["due"], pending["due"])
-    states.add_metric(["waiting"], pending["all"] - pending["due"])
+    states.add_metric(["due"], due)
+    states.add_metric(["waiting"], max(waiting - due, 0))
     yield states
     yield GaugeMetricFamily(
         "wanapi_webhook_receivers_failing",
         "Hosts that took no webhook for an hour or longer although they were sent some.",
-        value=Receiver.objects.filter(failing_since__lt=ago(HOUR)).count(),
+        value=statistics.failing_receivers(),
     )
 
 

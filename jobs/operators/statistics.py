@@ -8,7 +8,7 @@ from django.db.models import Aggregate, Count, F, FloatField, Min, Q
 from django.db.models.functions import Coalesce, Extract, Now, TruncHour
 from django.utils import timezone
 
-from jobs.models import Event, Job
+from jobs.models import Delivery, Event, Job, Receiver
 from jobs.models.clock import ago
 from jobs.models.engine import Engine
 from jobs.queue.engines import runnable
@@ -151,3 +151,13 @@ def _spread(starts: list[datetime], times: Iterable[tuple[datetime, datetime]]) 
             hours[start] += (min(end, start + HOUR) - max(begin, start)).total_seconds()
             start += HOUR
     return hours
+
+
+def due_webhooks() -> int:
+    """Those that should have been sent by now."""
+    return Delivery.objects.pending().filter(due_at__lte=Now()).count()
+
+
+def failing_receivers() -> int:
+    """Hosts that took no webhook for an hour, although they were sent some."""
+    return Receiver.objects.filter(failing_since__lt=ago(HOUR)).count()

@@ -10,6 +10,7 @@ from jobs.operators.words import in_words
 
 OLD = 3600  # seconds that a job may wait
 FAILURES = 3  # in an hour, of one reason
+DUE = 50  # webhooks that should have been sent
 PUBLISHING = 5  # videos on their way to S3 at once
 
 FAILED = {
@@ -80,6 +81,22 @@ def of_queue(queue: dict[str, Any], impossible: Iterable[dict[str, Any]]) -> Ite
             f"{queue['publishing']} finished videos do not get into S3.",
             "Run manage.py check_setup and read the publish worker's log. Nothing is lost; it is tried "
             "without end.",
+        )
+
+
+def of_webhooks(failing: int, due: int) -> Iterable[Trouble]:
+    """``failing``: hosts that took none for an hour. ``due``: webhooks that should have been sent by now."""
+    if failing:
+        yield Trouble(
+            "WanapiWebhooksFail",
+            f"{failing} receiver{'s' if failing > 1 else ''} of webhooks took nothing for an hour.",
+            "The page of deliveries says which, and what they answer: tell those whose servers they are.",
+        )
+    if due > DUE:
+        yield Trouble(
+            "WanapiWebhooksLate",
+            f"{due} webhooks should have been sent and were not.",
+            "Read the publish worker's log, and look at the page of deliveries for receivers that hang.",
         )
 
 
