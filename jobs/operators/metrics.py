@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterator
-from datetime import timedelta
 
 from django.db import Error
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
@@ -12,7 +11,6 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from jobs.models import Delivery
 from jobs.models.delivery import OUTCOMES
 from jobs.models.engine import Engine
 from jobs.models.event import REASONS, Event
@@ -39,7 +37,6 @@ HISTOGRAMS = {
 }
 
 
-HOUR = timedelta(hours=1)
 PATIENCE = 5.0  # seconds: Prometheus itself gives up after ten
 _threads = Threads(limits.METRICS_THREADS, "metrics")
 
@@ -100,16 +97,16 @@ def _now() -> Iterator[Family]:
 
 
 def _webhooks() -> Iterator[Family]:
-    waiting, due = Delivery.objects.pending().count(), statistics.due_webhooks()
+    found = statistics.webhooks()
     text = "Webhooks that are not delivered yet: due, or waiting for their next try."
     states = GaugeMetricFamily("wanapi_webhooks", text, labels=["state"])
-    states.add_metric(["due"], due)
-    states.add_metric(["waiting"], max(waiting - due, 0))
+    states.add_metric(["due"], found["due"])
+    states.add_metric(["waiting"], found["waiting"])
     yield states
     yield GaugeMetricFamily(
         "wanapi_webhook_receivers_failing",
         "Hosts that took no webhook for an hour or longer although they were sent some.",
-        value=statistics.failing_receivers(),
+        value=found["failing"],
     )
 
 

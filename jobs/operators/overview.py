@@ -29,7 +29,7 @@ def situation() -> dict[str, Any]:
         "troubles": [
             *troubles.of_engines(engines),
             *troubles.of_queue(queue, impossible),
-            *troubles.of_webhooks(statistics.failing_receivers(), statistics.due_webhooks()),
+            *troubles.of_webhooks(statistics.webhooks()),
             *troubles.of_failures(statistics.failed_by_reason(HOUR)),
         ],
         "engines": at_work(engines, left),

@@ -153,11 +153,11 @@ def _spread(starts: list[datetime], times: Iterable[tuple[datetime, datetime]]) 
     return hours
 
 
-def due_webhooks() -> int:
-    """Those that should have been sent by now."""
-    return Delivery.objects.pending().filter(due_at__lte=Now()).count()
-
-
-def failing_receivers() -> int:
-    """Hosts that took no webhook for an hour, although they were sent some."""
-    return Receiver.objects.filter(failing_since__lt=ago(HOUR)).count()
+def webhooks() -> dict[str, int]:
+    """``due``: those that should have been sent by now; ``waiting``: those that wait for their next try;
+    ``failing``: hosts that took none for an hour, although they were sent some."""
+    due = Q(due_at__lte=Now())
+    found = Delivery.objects.pending().aggregate(
+        due=Count("pk", filter=due), waiting=Count("pk", filter=~due)
+    )
+    return found | {"failing": Receiver.objects.filter(failing_since__lt=ago(HOUR)).count()}

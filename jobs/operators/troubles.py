@@ -84,15 +84,14 @@ def of_queue(queue: dict[str, Any], impossible: Iterable[dict[str, Any]]) -> Ite
         )
 
 
-def of_webhooks(failing: int, due: int) -> Iterable[Trouble]:
-    """``failing``: hosts that took none for an hour. ``due``: webhooks that should have been sent by now."""
-    if failing:
+def of_webhooks(webhooks: dict[str, int]) -> Iterable[Trouble]:
+    if failing := webhooks["failing"]:
         yield Trouble(
             "WanapiWebhooksFail",
             f"{failing} receiver{'s' if failing > 1 else ''} of webhooks took nothing for an hour.",
             "The page of deliveries says which, and what they answer: tell those whose servers they are.",
         )
-    if due > DUE:
+    if (due := webhooks["due"]) > DUE:
         yield Trouble(
             "WanapiWebhooksLate",
             f"{due} webhooks should have been sent and were not.",
