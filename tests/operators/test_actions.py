@@ -1,10 +1,13 @@
 """What the admin's actions do to jobs, and that each asks before it does anything."""
 
+import re
+
 import pytest
+from django.contrib.auth.models import Permission
 
 from jobs.models import Job
 from tests.factories import make_job
-from tests.operators.pages import JOBS, act, done, listed, requeue
+from tests.operators.pages import JOBS, act, done, listed, page, requeue
 
 pytestmark = pytest.mark.django_db
 
@@ -29,8 +32,6 @@ class TestRequeue:
         assert (running.status, running.progress) == ("processing", 40)
 
     def test_who_may_only_look_cannot_requeue(self, client, django_user_model):
-        from django.contrib.auth.models import Permission
-
         viewer = django_user_model.objects.create_user("viewer", is_staff=True)
         viewer.user_permissions.add(Permission.objects.get(codename="view_job"))
         client.force_login(viewer)
@@ -88,3 +89,61 @@ class TestConfirmation:
         assert done(admin, "purge", finished, running)[0] == "1 job removed."
 
         assert list(Job.objects.all()) == [running]
+
+
+class TestFromTheJobsPage:
+    @pytest.mark.parametrize(
+        ("status", "offered"),
+        [
+            ("queued", ["front", "cancel"]),
+            ("processing", ["cancel"]),
+            ("failed", ["requeue", "purge"]),
+            ("completed", ["purge"]),
+        ],
+    )
+    def test_what_can_be_done_now_is_offered(self, admin, status, offered):
+        job = make_job(status=status)
+
+        text = page(admin, f"{JOBS}{job.pk}/change/")
+
+        assert re.findall(rf'href="{JOBS}{job.pk}/do/(\w+)/"', text) == offered
+
+    def test_it_asks_names_the_job_and_leads_back(self, admin):
+        job = make_job(prompt="A red fox")
+        own = f"{JOBS}{job.pk}/"
+
+        asked = page(admin, f"{own}do/cancel/")
+        assert "Cancel 1 job?" in asked
+        assert f"<code>{job.pk}</code> queued: A red fox" in asked
+        assert 'class="destroys"' in asked
+        assert Job.objects.get().status == "queued"
+
+        answer = admin.post(f"{own}do/cancel/", follow=True)
+        assert answer.redirect_chain == [(f"{own}change/", 302)]
+        assert Job.objects.get().status == "cancelled"
+
+    def test_what_does_not_fit_any_more_changes_nothing(self, admin):
+        job = make_job(status="completed")
+
+        answer = admin.post(f"{JOBS}{job.pk}/do/cancel/", follow=True)
+
+        said = [str(message) for message in answer.context["messages"]]
+        assert said == ["1 job is finished and stays as it is."]
+
+    def test_who_may_only_look_is_offered_nothing(self, client, django_user_model):
+        viewer = django_user_model.objects.create_user("viewer", is_staff=True)
+        viewer.user_permissions.add(Permission.objects.get(codename="view_job"))
+        client.force_login(viewer)
+        job = make_job()
+
+        assert "/do/" not in page(client, f"{JOBS}{job.pk}/change/")
+        assert client.post(f"{JOBS}{job.pk}/do/cancel/").status_code == 403
+
+    def test_a_job_moves_to_the_front(self, admin):
+        make_job(), make_job(priority=3)
+        job = make_job()
+
+        admin.post(f"{JOBS}{job.pk}/do/front/")
+
+        assert Job.objects.in_order().first() == job
+        assert "by admin" in page(admin, f"{JOBS}{job.pk}/change/")

@@ -69,7 +69,7 @@ def test_a_paused_engine_claims_nothing_and_promises_nothing(engine):
 
 def test_the_outlook_is_what_each_job_is_told(engine, django_assert_num_queries):
     make_job(status="completed", work=1000, started_at=Now() - seconds(100))
-    make_job(status="processing", engine=engine, work=1000, lease_until=Now() + seconds(60))
+    make_job(status="processing", engine=engine, work=1000, lease_until=Now() + seconds(30))
     jobs = [make_job(work=1000) for _ in range(3)]
 
     with django_assert_num_queries(4):

@@ -49,7 +49,8 @@ def with_view(request: HttpRequest) -> bool:
     out of the query, which the admin would refuse otherwise."""
     query: Any = request.GET
     if view := query.get("view"):
-        request.session["gallery"] = view == "gallery"
+        if request.session.get("gallery", False) != (view == "gallery"):
+            request.session["gallery"] = view == "gallery"
         query = query.copy()
         del query["view"]
         request.GET = query
