@@ -10,7 +10,7 @@ from django.db import connection
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
-from jobs.models import ApiKey, Engine, Event
+from jobs.models import ApiKey, Engine, Event, Receiver
 from jobs.models.clock import seconds
 from jobs.models.engine import DISK_FULL
 from jobs.operators import statistics, troubles
@@ -92,6 +92,11 @@ class TestBanner:
         assert "The oldest queued job waits for 2 h 0 min." in told
         assert "6 finished videos do not get into S3." in told
         assert "6 jobs failed within an hour: out_of_memory." in told
+
+    def test_webhooks_that_do_not_arrive(self, admin, engine):
+        Receiver.objects.create(host="example.com:443", failing_since=Now() - seconds(7200))
+
+        assert "1 receiver of webhooks took nothing for an hour." in banner(page(admin, "/admin/"))
 
     def test_it_knows_every_alert_that_it_can_see(self):
         known = set(re.findall(r'"(Wanapi\w+)"', WORDS))

@@ -47,7 +47,6 @@ class JobAdmin(Columns, Details, ReadOnlyAdmin):
     actions = ("requeue", "front", "cancel", "purge", "export")
     change_list_template = "console/jobs.html"
     change_form_template = "console/job.html"
-    inlines = (DeliveryInline,)
     fieldsets = (
         ("Request", {"fields": ("id", "kind", "preset", "key", "asked", "warned")} | FOLDED),
         ("Times", {"fields": ("created_at", "started_at", "rendered_at", "finished_at", "waited")} | FOLDED),
@@ -74,6 +73,9 @@ class JobAdmin(Columns, Details, ReadOnlyAdmin):
         found: Any = super().get_changelist_instance(request)
         found.gallery = with_view(request)
         return found
+
+    def get_inlines(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return [DeliveryInline] if obj and obj.deliveries.exists() else []
 
     def top(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         return told(row, self.has_manage_permission(request))
