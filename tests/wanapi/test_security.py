@@ -180,7 +180,7 @@ def test_a_fault_of_ours_tells_nothing_of_it(admin_client, monkeypatch, path):
         raise RuntimeError("/srv/wanapi: postgresql://wanapi:secret@10.0.0.7 A cat")
 
     monkeypatch.setattr(
-        "jobs.operators.admin.jobs.JobAdmin.short_prompt" if "admin" in path else "jobs.api.views.client_of",
+        "jobs.operators.admin.jobs.JobAdmin.told" if "admin" in path else "jobs.api.views.client_of",
         fail,
     )
     admin_client.raise_request_exception = False
