@@ -56,7 +56,7 @@ def claim_render(engine: Engine, *, images: bool = True, suspects: bool = True) 
         waiting = waiting.filter(lapses__lt=SUSPECT)
     new = waiting.exclude(engine=engine).filter(Exists(ready.filter(paused=False)))
     if not images:
-        new = new.exclude(kind=Job.Kind.IMAGE_TO_VIDEO)
+        new = new.filter(kind=Job.Kind.TEXT_TO_VIDEO)
     begun = waiting.filter(engine=engine)
     for jobs, kind in ((begun, Event.Kind.ADOPTED), (new, Event.Kind.CLAIMED)):
         if claim := _claim(jobs, engine.worker, kind, attempt=F("attempt") + 1):

@@ -5,6 +5,7 @@ is empty, and never needs to be told which job. If a wake-up is lost, the tick o
 another one; if it comes twice, the second one finds nothing to claim.
 """
 
+import fcntl
 import logging
 import multiprocessing
 import os
@@ -37,20 +38,34 @@ stopping = multiprocessing.get_context("fork").Event()
 
 class Places:
     """How many tasks of a kind run in this cluster at once, so that no kind takes all of its processes. Made
-    before django-q2 forks. Each task works until nothing is left, so one that finds no place may end."""
+    before django-q2 forks. Each task works until nothing is left, so one that finds no place may end.
+
+    A place is a lock on a file of its own, which the kernel takes back from a process that is killed; a
+    semaphore would stay taken.
+    """
 
     def __init__(self, count: int) -> None:
-        self._free = multiprocessing.get_context("fork").BoundedSemaphore(count)
+        self._files = [_without_name() for _ in range(count)]
 
     @contextmanager
     def one(self) -> Iterator[bool]:
         """Whether there is a place; it is kept to the end of the block."""
-        free = self._free.acquire(block=False)
-        try:
-            yield free
-        finally:
-            if free:
-                self._free.release()
+        for file in self._files:
+            # Opened anew: a lock belongs to an opened file, and forked processes share the one that we have.
+            with open(f"/dev/fd/{file}", "rb") as own:
+                try:
+                    fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                yield True
+                return
+        yield False
+
+
+def _without_name() -> int:
+    """The number of a file that is gone when the last process is that has it."""
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 class Heartbeat:

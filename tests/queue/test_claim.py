@@ -56,9 +56,10 @@ class TestClaim:
 
         assert claim_render(engine).job == begun
 
-    def test_while_s3_gives_no_images_no_image_job_is_begun_and_a_begun_one_goes_on(self, engine):
-        make_job(kind="image-to-video")
-        begun = make_job(kind="image-to-video", engine=engine, render=1)
+    @pytest.mark.parametrize("kind", ["image-to-video", "first-last-frame"])
+    def test_while_s3_gives_no_images_no_image_job_is_begun_and_a_begun_one_goes_on(self, engine, kind):
+        make_job(kind=kind)
+        begun = make_job(kind=kind, engine=engine, render=1)
 
         assert claim_render(engine, images=False).job == begun
         assert claim_render(engine, images=False) is None

@@ -1,5 +1,6 @@
 """Webhooks: signed, sent by the publish cluster, tried again. The receivers here are real ones."""
 
+import multiprocessing
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ from jobs.queue.submit import requeue
 from jobs.queue.wake import DELIVER
 from jobs.workers import deliver as worker
 from jobs.workers.cluster import waiting
+from jobs.workers.hold import Places
 from jobs.workers.publish import places, publish
 from jobs.workers.render import render
 from tests.receivers import SECRET, receiving
@@ -290,6 +292,26 @@ def test_a_cluster_delivers_in_one_task_at_a_time(cancelled, receiver):
 
     deliver()
     assert receiver.got
+
+
+def test_the_place_of_a_task_that_is_killed_is_free_again():
+    place, ready = Places(1), multiprocessing.get_context("fork").Event()
+
+    def take():
+        with place.one():
+            ready.set()
+            time.sleep(60)
+
+    task = multiprocessing.get_context("fork").Process(target=take, daemon=True)
+    task.start()
+    assert ready.wait(20)
+    with place.one() as free:
+        assert not free
+    task.kill()
+    task.join()
+
+    with place.one() as free:
+        assert free
 
 
 def test_an_error_that_nobody_planned_is_a_failed_try_and_tells_nothing_of_the_url(
