@@ -1,9 +1,10 @@
-"""What an estimate costs when 10,000 jobs are queued. ``estimate.py`` runs it, in its stack."""
+"""What an estimate and GET /presets cost with 10,000 jobs queued. ``estimate.py`` runs it, in its stack."""
 
 import os
 import random
 import time
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from statistics import median
 
@@ -12,7 +13,9 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "wanapi.settings")
 django.setup()
 
+from django.conf import settings  # noqa: E402
 from django.db import connection  # noqa: E402
+from django.test import Client  # noqa: E402
 from django.test.utils import CaptureQueriesContext  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
@@ -29,18 +32,25 @@ def main() -> None:
     last = Job.objects.queued().in_order().last()
     if last is None:
         return
-    took = []
     with CaptureQueriesContext(connection) as queries:
         estimate.seconds_left(last)
     counted = any("COUNT(" in query["sql"] for query in queries)  # the position, which the answer shows too
-    for _ in range(TIMES):
-        began = time.perf_counter()
-        estimate.seconds_left(last)
-        took.append(1000 * (time.perf_counter() - began))
     print(
         f"Behind {last.position} queued jobs an estimate takes {len(queries) - counted} queries and "
-        f"{median(took):.1f} ms."
+        f"{milliseconds(lambda: estimate.seconds_left(last)):.1f} ms."
     )
+    client = Client(SERVER_NAME="localhost", headers={"X-API-Key": settings.API_KEY})
+    print(f"GET /presets takes {milliseconds(lambda: client.get('/presets')):.1f} ms in the web process.")
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """The median of TIMES calls."""
+    took = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        call()
+        took.append(1000 * (time.perf_counter() - began))
+    return median(took)
 
 
 def fill() -> None:
